@@ -1,0 +1,209 @@
+"""Compose a recipe: verl's ppo_trainer tree, our typed node, the groups and `key=value` overrides.
+
+verl is found on disk but not imported, so that help, `--cfg job` and mistakes in keys answer within a second.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from faithful_rl.config import ConfigError, FaithfulRLConfig
+
+RECIPES = Path(__file__).parent / "recipes"
+
+# Nodes of verl's tree that take any key: they are handed on as keyword arguments.
+OPEN_NODES = ("ray_kwargs.ray_init",)
+# Keys whose default in verl is written as a whole number although fractions are meant.
+FRACTIONS = frozenset({"entropy_coeff", "top_p", "temperature", "over_sample_rate", "num_warmup_batches", "tau_pos", "tau_neg", "gamma", "lam"})
+# Whole numbers whose default in verl is null.
+WHOLE_NUMBERS = frozenset(
+    {"total_training_steps", "ppo_micro_batch_size_per_gpu", "log_prob_micro_batch_size_per_gpu", "gen_batch_size", "seed", "num_cpus"}
+)
+# Keys that take one value or a list of them.
+ONE_OR_MANY = frozenset({"train_files", "val_files", "logger", "save_contents", "load_contents", "target_modules"})
+
+
+@dataclass(frozen=True)
+class RecipeInfo:
+    name: str
+    description: str
+
+
+def list_recipes() -> list[RecipeInfo]:
+    """Recipes that ship with the package, by name; shared fragments (files without a description) are left out."""
+    found = []
+    for path in sorted((RECIPES / "recipe").glob("*.yaml")):
+        node = yaml.safe_load(path.read_text(encoding="utf-8")).get("faithful_rl", {})
+        if node.get("description"):
+            found.append(RecipeInfo(path.stem, node["description"]))
+    return found
+
+
+def verl_config_dir() -> Path:
+    """Folder of verl's trainer configs, without importing verl.
+
+    Raises:
+        ConfigError: if verl is not installed.
+    """
+    spec = importlib.util.find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise ConfigError(
+            "installation",
+            "no verl",
+            "verl and its engines, which the base install leaves out",
+            "Install an extra: pip install 'faithful_rl[cpu]' on a machine without a GPU, 'faithful_rl[gpu]' on one with CUDA.",
+        )
+    return Path(next(iter(spec.submodule_search_locations))) / "trainer" / "config"
+
+
+def compose_recipe(overrides: Sequence[str]) -> DictConfig:
+    """The whole configuration of a run from overrides such as `recipe=fgrpo_tiny trainer.total_training_steps=5`.
+
+    Interpolations are kept; `faithful_rl` is still a node (see `config.from_node`).
+
+    Raises:
+        ConfigError: no or an unknown recipe, an unknown key, a value of the wrong type, an override that does not parse.
+    """
+    config_dir = verl_config_dir()
+    _check_recipe_name(overrides)
+    ConfigStore.instance().store(name="faithful_rl_schema", node=FaithfulRLConfig, package="faithful_rl", provider="faithful_rl")
+    composed = _compose("main", overrides, config_dir)
+    engine = composed.get("model_engine", "dp")
+    _check_against_verl(composed, _compose("ppo_trainer", [f"model_engine={engine}"], config_dir))
+    return composed
+
+
+def _compose(name: str, overrides: Sequence[str], verl_configs: Path) -> DictConfig:
+    GlobalHydra.instance().clear()
+    try:
+        if name == "main":
+            overrides, folder = [f"hydra.searchpath=[file://{verl_configs}]", *overrides], RECIPES
+        else:
+            folder = verl_configs
+        with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
+            return compose(name, overrides=list(overrides))
+    except OverrideParseException as error:
+        raise ConfigError("command line", repr(error.override), "key=value", "Quote values that hold spaces, commas or brackets.") from error
+    except (ConfigCompositionException, MissingConfigException) as error:
+        raise _explain(error, overrides) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise ConfigError("configuration", str(error).splitlines()[0], "a recipe that composes", "See --help for the groups and keys.") from error
+    finally:
+        GlobalHydra.instance().clear()
+
+
+def _check_recipe_name(overrides: Sequence[str]) -> None:
+    names = [recipe.name for recipe in list_recipes()]
+    chosen = [override.split("=", 1)[1] for override in overrides if override.startswith("recipe=")]
+    if not chosen:
+        raise ConfigError("recipe", "nothing", "one of " + ", ".join(names), "Start with: python -m faithful_rl.main recipe=fgrpo_tiny")
+    if chosen[-1] not in names:
+        raise ConfigError("recipe", repr(chosen[-1]), "one of " + ", ".join(names), _did_you_mean(chosen[-1], names))
+
+
+def _did_you_mean(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f"Did you mean {close[0]}?" if close else "See --help."
+
+
+def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
+    """Hydra's exception as our one message: which key, what was found, what is expected."""
+    text = str(error)
+    cause = error.__cause__
+    group = re.search(r"Could not find '([^']+)'", text)
+    if isinstance(error, MissingConfigException) and group:
+        folder, _, choice = group.group(1).rpartition("/")
+        known = sorted(path.stem for path in (RECIPES / folder).glob("*.yaml"))
+        return ConfigError(folder or "group", repr(choice), "one of " + ", ".join(known), _did_you_mean(choice, known))
+    key = next((override.split("=", 1)[0] for override in overrides if f"'{override.split('=', 1)[0]}'" in text or override in text), "command line")
+    if isinstance(cause, ConfigKeyError) or "is not in struct" in text or "Could not override" in text:
+        known = _sibling_keys(key)
+        return ConfigError(key, "a key that does not exist", "a key of the recipe's tree", _did_you_mean(key.rpartition(".")[2], known))
+    reason = str(cause or error).splitlines()[0]
+    found = next((override.split("=", 1)[1] for override in overrides if override.split("=", 1)[0] == key), reason)
+    return ConfigError(key, repr(found), f"a value of its type ({reason})", "Change the value.")
+
+
+def _sibling_keys(key: str) -> list[str]:
+    """Names next to `key` in the tree it was meant for; empty where even the parent is unknown."""
+    try:
+        if key.startswith("faithful_rl."):
+            root = OmegaConf.create({"faithful_rl": OmegaConf.structured(FaithfulRLConfig)})
+        else:
+            root = _compose("ppo_trainer", [], verl_config_dir())
+        parent = OmegaConf.select(root, key.rpartition(".")[0]) if "." in key else root
+    except (ConfigError, OmegaConfBaseException):
+        return []
+    return [str(name) for name in parent] if isinstance(parent, DictConfig) else []
+
+
+def _leaves(node: Mapping[str, object], prefix: str = "") -> Iterator[tuple[str, object]]:
+    for name, value in node.items():
+        path = f"{prefix}{name}"
+        if isinstance(value, Mapping) and value:
+            yield from _leaves(value, f"{path}.")
+        else:
+            yield path, value
+
+
+def _check_against_verl(composed: DictConfig, base: DictConfig) -> None:
+    """Refuse keys that verl's tree has not, and values whose type differs from verl's default, also in recipe files and behind `+`."""
+    known = OmegaConf.to_container(base, resolve=False)
+    mine = OmegaConf.to_container(composed, resolve=False)
+    if not isinstance(known, dict) or not isinstance(mine, dict):
+        raise TypeError("a composed configuration is a mapping")
+    mine.pop("faithful_rl", None)
+    for path, value in _leaves({str(name): child for name, child in mine.items()}):
+        _check_leaf(path, value, known)
+
+
+def _check_leaf(path: str, value: object, known: dict[object, object]) -> None:
+    node: object = known
+    walked: list[str] = []
+    for part in path.split("."):
+        if node is None or node == {} or ".".join(walked) in OPEN_NODES or not isinstance(node, Mapping):
+            return  # an open node of verl's tree: whatever stands below is handed on
+        if part not in node:
+            siblings = [str(name) for name in node]
+            raise ConfigError(path, "a key that verl does not have", "a key of verl's tree", _did_you_mean(part, siblings))
+        node = node[part]
+        walked.append(part)
+    expected = _type_problem(path.rpartition(".")[2], value, node)
+    if expected:
+        raise ConfigError(path, repr(value), expected, "Change the value.")
+
+
+def _type_problem(name: str, value: object, default: object) -> str:
+    """What type verl expects, or "" where the value fits or cannot be told (interpolations, null, missing)."""
+    if value is None or (isinstance(value, str) and (value == "???" or "${" in value)):
+        return ""
+    if name in WHOLE_NUMBERS:
+        default = 0
+    if default is None or (isinstance(default, str) and (default == "???" or "${" in default)):
+        return ""
+    if name in ONE_OR_MANY and isinstance(value, str | list):
+        return ""
+    if isinstance(default, bool):
+        return "" if isinstance(value, bool) else "true or false"
+    if isinstance(default, int) and name not in FRACTIONS:
+        return "" if isinstance(value, int) and not isinstance(value, bool) else "a whole number"
+    if isinstance(default, int | float):
+        return "" if isinstance(value, int | float) and not isinstance(value, bool) else "a number"
+    if isinstance(default, str):
+        return "" if isinstance(value, str) else "text"
+    if isinstance(default, list):
+        return "" if isinstance(value, list) else "a list, such as [a,b]"
+    return "" if isinstance(value, dict) else "a mapping"
