@@ -1,0 +1,29 @@
+"""verl beside a TRL that no longer has the model verl patches.
+
+verl patches TRL's `AutoModelForCausalLMWithValueHead` in every training engine as soon as any TRL is
+installed, needed (critics) or not. Recent TRL releases dropped the class and verl's engines die with
+ImportError. We answer verl's question "is TRL available?" by whether that class can be imported.
+
+Can go when verl imports the class only for critics, or asks for the class instead of the package.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+
+def has_value_head_model() -> bool:
+    """Whether the installed TRL still has the class, at either of the two places where verl looks for it."""
+    try:
+        from trl.experimental.ppo import AutoModelForCausalLMWithValueHead  # noqa: F401
+    except ImportError:
+        try:
+            from trl import AutoModelForCausalLMWithValueHead  # noqa: F401
+        except ImportError:
+            return False
+    return True
+
+
+def apply(import_utils: ModuleType) -> None:
+    """Replace `verl.utils.import_utils.is_trl_available`; modules that use it import it by name later."""
+    import_utils.is_trl_available = has_value_head_model  # type: ignore[attr-defined]
