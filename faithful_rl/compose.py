@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -26,8 +27,18 @@ RECIPES = Path(__file__).parent / "recipes"
 
 # Nodes of verl's tree that take any key: they are handed on as keyword arguments.
 OPEN_NODES = ("ray_kwargs.ray_init",)
+# Fields of verl's dataclasses that its yaml tree leaves out.
+FIELDS_WITHOUT_YAML = frozenset(
+    {
+        "actor_rollout_ref.actor.fsdp_config.mixed_precision",
+        "actor_rollout_ref.ref.fsdp_config.mixed_precision",
+        "actor_rollout_ref.rollout.enable_sleep_mode",
+    }
+)
 # Keys whose default in verl is written as a whole number although fractions are meant.
-FRACTIONS = frozenset({"entropy_coeff", "top_p", "temperature", "over_sample_rate", "num_warmup_batches", "tau_pos", "tau_neg", "gamma", "lam"})
+FRACTIONS = frozenset(
+    {"entropy_coeff", "top_p", "temperature", "over_sample_rate", "num_warmup_batches", "tau_pos", "tau_neg", "gamma", "lam"}
+)
 # Whole numbers whose default in verl is null.
 WHOLE_NUMBERS = frozenset(
     {"total_training_steps", "ppo_micro_batch_size_per_gpu", "log_prob_micro_batch_size_per_gpu", "gen_batch_size", "seed", "num_cpus"}
@@ -94,13 +105,18 @@ def _compose(name: str, overrides: Sequence[str], verl_configs: Path) -> DictCon
         else:
             folder = verl_configs
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
-            return compose(name, overrides=list(overrides))
+            composed: DictConfig = compose(name, overrides=list(overrides))
+            return composed
     except OverrideParseException as error:
-        raise ConfigError("command line", repr(error.override), "key=value", "Quote values that hold spaces, commas or brackets.") from error
+        raise ConfigError(
+            "command line", repr(error.override), "key=value", "Quote values that hold spaces, commas or brackets."
+        ) from error
     except (ConfigCompositionException, MissingConfigException) as error:
         raise _explain(error, overrides) from error
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError("configuration", str(error).splitlines()[0], "a recipe that composes", "See --help for the groups and keys.") from error
+        raise ConfigError(
+            "configuration", str(error).splitlines()[0], "a recipe that composes", "See --help for the groups and keys."
+        ) from error
     finally:
         GlobalHydra.instance().clear()
 
@@ -128,7 +144,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         folder, _, choice = group.group(1).rpartition("/")
         known = sorted(path.stem for path in (RECIPES / folder).glob("*.yaml"))
         return ConfigError(folder or "group", repr(choice), "one of " + ", ".join(known), _did_you_mean(choice, known))
-    key = next((override.split("=", 1)[0] for override in overrides if f"'{override.split('=', 1)[0]}'" in text or override in text), "command line")
+    key = next(
+        (override.split("=", 1)[0] for override in overrides if f"'{override.split('=', 1)[0]}'" in text or override in text),
+        "command line",
+    )
     if isinstance(cause, ConfigKeyError) or "is not in struct" in text or "Could not override" in text:
         known = _sibling_keys(key)
         return ConfigError(key, "a key that does not exist", "a key of the recipe's tree", _did_you_mean(key.rpartition(".")[2], known))
@@ -170,12 +189,14 @@ def _check_against_verl(composed: DictConfig, base: DictConfig) -> None:
         _check_leaf(path, value, known)
 
 
-def _check_leaf(path: str, value: object, known: dict[object, object]) -> None:
+def _check_leaf(path: str, value: object, known: Mapping[Any, Any]) -> None:
     node: object = known
     walked: list[str] = []
     for part in path.split("."):
         if node is None or node == {} or ".".join(walked) in OPEN_NODES or not isinstance(node, Mapping):
             return  # an open node of verl's tree: whatever stands below is handed on
+        if ".".join([*walked, part]) in FIELDS_WITHOUT_YAML:
+            return
         if part not in node:
             siblings = [str(name) for name in node]
             raise ConfigError(path, "a key that verl does not have", "a key of verl's tree", _did_you_mean(part, siblings))

@@ -279,7 +279,9 @@ def from_node(node: DictConfig | Mapping[str, Any]) -> FaithfulRLConfig:
     except OmegaConfBaseException as error:
         key = f"faithful_rl.{error.full_key}" if error.full_key else "faithful_rl"
         reason = str(error.msg or error).splitlines()[0]
-        raise ConfigError(key, f"a problem ({reason})", "a known key with a value of its type", "See faithful_rl/config.py for the keys.") from error
+        raise ConfigError(
+            key, f"a problem ({reason})", "a known key with a value of its type", "See faithful_rl/config.py for the keys."
+        ) from error
     if not isinstance(typed, FaithfulRLConfig):
         raise TypeError(f"expected a FaithfulRLConfig, got {type(typed).__name__}")
     return validate(typed)

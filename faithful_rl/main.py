@@ -1,0 +1,256 @@
+"""`python -m faithful_rl.main recipe=NAME [key=value ...]`: compose a recipe, check it, run it, show the result."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TextIO
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from faithful_rl import __version__, run_record
+from faithful_rl.compose import compose_recipe, list_recipes
+from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+EXIT_CODES = (
+    "exit codes: 0 finished or check passed, 1 the run failed, 2 command, recipe, data or machine is not right, 143 stopped by SIGTERM"
+)
+EXIT_FAILED, EXIT_USAGE, EXIT_TERMINATED = 1, 2, 143
+
+KEYS = """
+  trainer.total_training_steps=60                        optimiser steps of the whole run
+  faithful_rl.seed=0                                     data order, sampling, initialisation
+  faithful_rl.output_dir=outputs/mine                    where everything goes; an unfinished run of the same recipe there resumes
+  faithful_rl.constraints.consistency.threshold=0.95     tau of one constraint, in [0, 1]
+  faithful_rl.constraints.consistency.multiplier.kind=fixed
+  data.train_batch_size=32                               prompts per step
+  actor_rollout_ref.rollout.n=5                          rollouts per prompt (the group)
+  actor_rollout_ref.actor.optim.lr=6e-4
+  trainer.save_freq=20                                   steps between checkpoints
+  constraints=none|consistency|fixed|fgrpo   hardware=cpu|h100x8   model=...   dataset=...   judges=...   (groups)
+"""
+EXAMPLES = """
+  python -m faithful_rl.main recipe=fgrpo_tiny
+  python -m faithful_rl.main recipe=fgrpo_tiny trainer.total_training_steps=5 faithful_rl.output_dir=outputs/mine
+  python -m faithful_rl.main recipe=fgrpo_7b mode=check         only the checks, nothing is started or written
+  python -m faithful_rl.main recipe=fgrpo_tiny --cfg job        print the whole composed configuration
+"""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A composed and validated command."""
+
+    composed: DictConfig
+    typed: FaithfulRLConfig
+    argv: tuple[str, ...]
+
+
+def help_text() -> str:
+    """Help of the command: recipes with one line each, main keys, examples, exit codes."""
+    width = max(len(recipe.name) for recipe in list_recipes())
+    recipes = "\n".join(f"  {recipe.name:<{width}}  {recipe.description}" for recipe in list_recipes())
+    usage = "usage: python -m faithful_rl.main recipe=NAME [mode=train|check] [key=value ...] [--cfg job] [--help] [--version]"
+    title = f"faithful_rl {__version__}: constrained GRPO for vision-language models whose reasoning is faithful"
+    keys = f"main keys (every key of verl's ppo_trainer works too; --cfg job prints all)\n{KEYS}"
+    return f"{title}\n\n{usage}\n\nrecipes\n{recipes}\n\n{keys}\nexamples\n{EXAMPLES}\n{EXIT_CODES}"
+
+
+def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, str, list[str]]:
+    """Options, mode and the `key=value` overrides that are left for Hydra.
+
+    Raises:
+        ConfigError: for an unknown option or mode.
+    """
+    parser = argparse.ArgumentParser(add_help=False, exit_on_error=False)
+    parser.add_argument("--help", "-h", action="store_true")
+    parser.add_argument("--version", action="store_true")
+    parser.add_argument("--cfg", choices=["job"])
+    try:
+        options, rest = parser.parse_known_args(list(argv))
+    except argparse.ArgumentError as error:
+        raise ConfigError("command line", str(error), "--help, --version, --cfg job and key=value", "See --help.") from error
+    unknown = [word for word in rest if word.startswith("-")]
+    if unknown:
+        raise ConfigError("command line", unknown[0], "--help, --version, --cfg job and key=value", "See --help.")
+    mode = "train"
+    overrides = []
+    for word in rest:
+        if word.startswith("mode="):
+            mode = word.removeprefix("mode=")
+        else:
+            overrides.append(word)
+    if mode not in ("train", "check"):
+        raise ConfigError("mode", repr(mode), "train or check", "Leave it out to train.")
+    return options, mode, overrides
+
+
+def prepare(overrides: Sequence[str]) -> Job:
+    """Compose, type and validate; model directories that ship with the checkout are found from any folder."""
+    composed = compose_recipe(overrides)
+    typed = from_node(composed.faithful_rl)
+    model = Path(composed.actor_rollout_ref.model.path)
+    if not model.exists() and (PROJECT_ROOT / model).exists():
+        composed.actor_rollout_ref.model.path = str(PROJECT_ROOT / model)
+    return Job(composed, typed, tuple(overrides))
+
+
+def resolved(composed: DictConfig) -> dict[str, Any]:
+    """The configuration as plain data, every interpolation carried out (verl's unused `???` entries stay)."""
+    try:
+        plain = OmegaConf.to_container(composed, resolve=True, enum_to_str=True)
+    except OmegaConfBaseException as error:
+        key = error.full_key or "configuration"
+        raise ConfigError(key, str(error.msg).splitlines()[0], "an interpolation that resolves", "Check the key that it names.") from error
+    if not isinstance(plain, dict):
+        raise TypeError("a composed configuration is a mapping")
+    return {str(name): value for name, value in plain.items()}
+
+
+def set_environment(typed: FaithfulRLConfig, run_dir: Path) -> None:
+    """Variables that verl, Ray and vLLM read at import. What the shell sets is left alone."""
+    for name, value in typed.hardware.environment.items():
+        os.environ.setdefault(name, value)
+    # By this way a plugin that fails to load is an error; by its entry point alone verl only logs it at DEBUG.
+    os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "faithful_rl.verl_plugin.plugin")
+    os.environ.setdefault("TENSORBOARD_DIR", str((run_dir / "tensorboard").resolve()))
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[TextIO]:
+    """Send this process's and its children's standard output and error to `log`; yields the real terminal for our own lines."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved_out, saved_err = os.dup(1), os.dup(2)
+    with open(log, "ab", buffering=0) as file, os.fdopen(os.dup(saved_out), "w", encoding="utf-8") as terminal:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(saved_out, 1)
+            os.dup2(saved_err, 2)
+            os.close(saved_out)
+            os.close(saved_err)
+
+
+def train(job: Job) -> int:
+    """Run the recipe in its output directory. Returns the exit code."""
+    from faithful_rl import preflight
+
+    key = run_record.fingerprint(resolved(job.composed))
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, key)
+    job.composed.faithful_rl.output_dir = job.typed.output_dir = str(run.path)
+    config = resolved(job.composed)
+    set_environment(job.typed, run.path)
+    preflight.check_static(config, job.typed)
+    with run_record.locked(run.path), quiet(run.path / "logs" / "driver.log") as terminal:
+        print(
+            f"{'Resuming' if run.resumes else 'Starting'} {job.typed.recipe} in {run.path} (chatter: {run.path / 'logs'})",
+            file=terminal,
+            flush=True,
+        )
+        preflight.check_started(config, job.typed)
+        run_record.start_run(run, config, job.argv)
+        try:
+            status = _dispatch(config, job.typed, run.path, terminal)
+        except BaseException as error:
+            run_record.end_run(run.path, "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
+            traceback.print_exc()
+            raise
+        run_record.end_run(run.path, status)
+        if status != "finished":
+            print(f"Stopped after a checkpoint. The same command continues in {run.path}.", file=terminal)
+            return EXIT_TERMINATED
+    return _show(job.typed, run.path)
+
+
+def _dispatch(config: dict[str, Any], typed: FaithfulRLConfig, run_dir: Path, terminal: TextIO) -> str:
+    if typed.method == "sft":
+        from faithful_rl.tiny import warm_start
+
+        warm_start.run(typed, run_dir)
+        return "finished"
+    from faithful_rl import console
+    from faithful_rl.verl_plugin import task_runner
+
+    with console.progress(run_dir, config["trainer"]["total_training_steps"], terminal, enabled=typed.ui.progress):
+        status = task_runner.run(OmegaConf.create(config))
+    return status or "finished"
+
+
+def _show(typed: FaithfulRLConfig, run_dir: Path) -> int:
+    if typed.method == "sft":
+        print(f"The model is in {run_dir}.")
+        return 0
+    from faithful_rl import console, report
+
+    report.build([run_dir], run_dir / "report.html")
+    console.print_result_table(run_dir)
+    print(f"Report: {run_dir / 'report.html'}")
+    return 0
+
+
+def check(job: Job) -> int:
+    """`mode=check`: every check that starts no worker; writes nothing."""
+    from faithful_rl import preflight
+
+    config = resolved(job.composed)
+    set_environment(job.typed, Path(job.typed.output_dir or "outputs"))
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config))
+    preflight.check_static(config, job.typed)
+    preflight.check_started(config, job.typed)
+    print(preflight.plan(config, job.typed, run))
+    return 0
+
+
+def _failure(error: Exception) -> str:
+    last = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {last[-1] if last else 'no message'}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Command line entry; returns the exit code."""
+    try:
+        options, mode, overrides = parse(sys.argv[1:] if argv is None else argv)
+        if options.help:
+            print(help_text())
+            return 0
+        if options.version:
+            print(__version__)
+            return 0
+        job = prepare(overrides)
+        if options.cfg:
+            print(OmegaConf.to_yaml(job.composed, resolve=False))
+            return 0
+        return check(job) if mode == "check" else train(job)
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+    except KeyboardInterrupt:
+        print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
+        return 130
+    except Exception as error:  # noqa: BLE001 (the last line of defence: the traceback is in logs/driver.log, the terminal gets one line)
+        print(f"error: the run failed with {_failure(error)}", file=sys.stderr)
+        print(
+            "The traceback is at the end of logs/driver.log in the run's directory; the same command continues from the last checkpoint.",
+            file=sys.stderr,
+        )
+        return EXIT_FAILED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

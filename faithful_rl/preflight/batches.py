@@ -1,0 +1,83 @@
+"""Batch arithmetic: what does not divide would fail, or drop rollouts, hundreds of steps in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from faithful_rl.config import ConfigError, FaithfulRLConfig
+
+
+def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """Prompts, groups, mini- and micro-batches against each other and against the number of workers.
+
+    Raises:
+        ConfigError: naming the key whose value does not fit.
+    """
+    actor = config["actor_rollout_ref"]["actor"]
+    rollout = config["actor_rollout_ref"]["rollout"]
+    prompts, group, mini = config["data"]["train_batch_size"], rollout["n"], actor["ppo_mini_batch_size"]
+    workers = config["trainer"]["n_gpus_per_node"] * config["trainer"]["nnodes"]
+    _positive("data.train_batch_size", prompts)
+    _positive("actor_rollout_ref.actor.ppo_mini_batch_size", mini)
+    _positive("trainer.n_gpus_per_node * trainer.nnodes", workers)
+    if group < 2:
+        raise ConfigError(
+            "actor_rollout_ref.rollout.n",
+            group,
+            "at least 2 rollouts per prompt, because an advantage compares rollouts of one group",
+            "Set actor_rollout_ref.rollout.n=5.",
+        )
+    if prompts % mini:
+        raise ConfigError(
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            mini,
+            f"a divisor of data.train_batch_size = {prompts} (both count prompts)",
+            f"Choose one of {_divisors(prompts)}.",
+        )
+    if (mini * group) % workers:
+        raise ConfigError(
+            "actor_rollout_ref.actor.ppo_mini_batch_size",
+            f"{mini} prompts x {group} rollouts = {mini * group}",
+            f"a number of rollouts that {workers} workers share equally",
+            "Change the mini-batch, the group or the number of workers.",
+        )
+    _check_micro(actor, mini * group // workers)
+    _check_steps(config["trainer"], typed)
+
+
+def _positive(key: str, value: int) -> None:
+    if value < 1:
+        raise ConfigError(key, value, "a whole number >= 1", "Change it.")
+
+
+def _check_micro(actor: Mapping[str, Any], per_worker: int) -> None:
+    micro = actor["ppo_micro_batch_size_per_gpu"]
+    if actor["use_dynamic_bsz"]:
+        return
+    key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+    if micro is None:
+        raise ConfigError(
+            key, "nothing", "rollouts per forward pass of one worker", "Set it, or set actor_rollout_ref.actor.use_dynamic_bsz=true."
+        )
+    _positive(key, micro)
+    if per_worker % micro:
+        raise ConfigError(
+            key,
+            micro,
+            f"a divisor of the {per_worker} rollouts that one worker gets of a mini-batch",
+            f"Choose one of {_divisors(per_worker)}.",
+        )
+
+
+def _check_steps(trainer: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    steps = trainer["total_training_steps"]
+    if steps is not None:
+        _positive("trainer.total_training_steps", steps)
+    _positive("trainer.total_epochs", trainer["total_epochs"])
+    if typed.method == "fgrpo" and trainer["critic_warmup"]:
+        raise ConfigError("trainer.critic_warmup", trainer["critic_warmup"], "0, because group advantages have no critic", "Leave it out.")
+
+
+def _divisors(number: int) -> str:
+    return ", ".join(str(divisor) for divisor in range(1, number + 1) if number % divisor == 0)

