@@ -1,0 +1,25 @@
+"""What a judge is asked about one rollout. Imports nothing but the standard library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class JudgeRequest:
+    """One rollout as judges see it.
+
+    `reasoning` and `answer` come from `faithful_rl.response.parse`; an absent answer is the empty string. `options` are
+    the texts of a multiple choice question in the order of their letters (A, B, ...). `images` are encoded image files,
+    in prompt order; the consistency judge never looks at them. `scene_json` is the exact scene of a synthetic row
+    (`faithful_rl.judges.scene_world`), empty for photographs.
+    """
+
+    uid: str
+    question: str
+    options: tuple[str, ...]
+    reasoning: str
+    answer: str
+    images: tuple[bytes, ...] = ()
+    scene_json: str = ""
+    dataset: str = ""
