@@ -1,0 +1,47 @@
+"""The one place where a run's multipliers can be read, by any process of the cluster, with the step they belong to.
+
+    ray.init(address="auto", namespace=<the run's namespace>)
+    ray.get(connect().read.remote())  # {"step": 12, "multipliers": {"consistency": 1.04, ...}}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import ray
+
+NAME = "multiplier-store"
+
+
+class MultiplierStore:
+    """Keeps the latest published multipliers. Steps only move forward, so a late message never undoes a newer one."""
+
+    def __init__(self) -> None:
+        self._step = -1
+        self._multipliers: dict[str, float] = {}
+
+    def publish(self, step: int, multipliers: Mapping[str, float]) -> bool:
+        """Set the multipliers that the advantage of step `step` + 1 will use; False when `step` is older than what is held."""
+        if step < self._step:
+            return False
+        self._step, self._multipliers = step, dict(multipliers)
+        return True
+
+    def read(self) -> dict[str, Any]:
+        """`{"step": last finished step or -1 before any, "multipliers": {name: value}}`."""
+        return {"step": self._step, "multipliers": dict(self._multipliers)}
+
+
+def create() -> Any:
+    """Start the run's store in the caller's namespace; it lives as long as the caller."""
+    return ray.remote(MultiplierStore).options(name=NAME, num_cpus=0, max_restarts=0).remote()
+
+
+def connect(namespace: str | None = None) -> Any:
+    """Handle of the store of the run in `namespace` (default: the caller's).
+
+    Raises:
+        ValueError: no run is up in that namespace.
+    """
+    return ray.get_actor(NAME, namespace=namespace)

@@ -1,0 +1,72 @@
+"""verl's agent loop workers, with sampling that a resumed run repeats.
+
+Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Added to verl's worker:
+
+- each request carries its own sampling seed, made from the run's seed, the prompt's uid and the rollout's number, so what is
+  sampled does not depend on which request the server met first. Only vLLM takes a `seed`. The async modes continue an aborted
+  rollout as a new request, which would draw the same random numbers again: they stay unseeded;
+- a prompt may carry its own decoding (`DECODING_FIELD`), so that held-out questions run at temperature 1 and greedily side by side;
+- the judges' words travel beside the reward columns instead of in them, because verl averages every column.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import ray
+from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+
+from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY, SPLIT_FIELD
+
+DECODING_FIELD = "rollout_decoding"
+DECODINGS: dict[str, dict[str, float]] = {
+    "T1": {"temperature": 1.0, "top_p": 1.0, "top_k": -1},
+    "greedy": {"temperature": 0.0, "top_p": 1.0, "top_k": -1},
+}
+
+
+def sampling_seed(run_seed: int, uid: str, rollout: int) -> int:
+    """A 31-bit seed for one rollout; equal arguments give equal seeds on every machine and Python version."""
+    digest = hashlib.blake2b(f"{run_seed}/{uid}/{rollout}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & 0x7FFFFFFF
+
+
+def request_sampling(params: dict[str, Any], run_seed: int, uid: str, rollout: int, decoding: str | None, seeded: bool) -> dict[str, Any]:
+    """Sampling parameters of one request: the batch's, overridden by the prompt's decoding, with the request's own seed."""
+    own = {**params, **(DECODINGS[decoding] if decoding else {})}
+    if seeded:
+        own["seed"] = sampling_seed(run_seed, uid, rollout)
+    return own
+
+
+# verl exports the Ray actor class; the class behind it is what can be extended.
+_HostWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
+
+
+class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
+    """See the module's text."""
+
+    async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
+        heldout = bool(trajectory["validate"])
+        rollout = self.config.actor_rollout_ref.rollout
+        seeded = rollout.name == "vllm" and (heldout or self.config.trainer.v1.trainer_mode == "sync")
+        params = request_sampling(
+            sampling_params, int(rollout.seed), str(kwargs["uid"]), int(kwargs.get("session_id", 0)), kwargs.get(DECODING_FIELD), seeded
+        )
+        return await super()._run_agent_loop(params, trajectory, **{**kwargs, SPLIT_FIELD: "heldout" if heldout else "train"})
+
+    async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        await super()._compute_score(outputs, kwargs=kwargs)
+        fields = outputs[-1].extra_fields
+        info = fields.get("reward_extra_info")
+        if isinstance(info, dict):
+            fields[DETAILS_KEY] = info.pop(DETAILS_KEY, "")
+
+
+class FaithfulAgentLoopManager(AgentLoopManagerTQ):
+    """Starts our workers instead of verl's."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.agent_loop_workers_class = ray.remote(FaithfulAgentLoopWorker)

@@ -1,0 +1,192 @@
+"""`run(config)`: start verl's `run_ppo` with our task runner, and end it well whatever happens.
+
+The task runner is the Ray actor that drives the run. It differs from verl's in the trainer class it takes for the configured mode,
+and in what it starts around it: judges, multiplier store, watchdog.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import logging
+import os
+import signal
+import threading
+from pathlib import Path
+from typing import Any
+
+import ray
+from omegaconf import DictConfig, open_dict
+from ray.exceptions import RayActorError, RayTaskError
+from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
+from verl.trainer.ppo.utils import need_critic, need_reference_policy
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
+from verl.utils.config import validate_config
+
+from faithful_rl.verl_plugin import judge_workers, multiplier_store, plugin, reference_policy
+from faithful_rl.verl_plugin.checkpoint import CheckpointError
+from faithful_rl.verl_plugin.run_control import RunControl, clear_stop, request_stop, settings_of
+from faithful_rl.verl_plugin.trainer import trainer_for
+from faithful_rl.verl_plugin.watchdog import REPORT_FILE, Watchdog, describe_hang
+
+logger = logging.getLogger(__name__)
+
+AGENT_LOOP_MANAGER = "faithful_rl.verl_plugin.rollout_workers.FaithfulAgentLoopManager"
+STEP_TIMEOUT_SECONDS = 1800.0
+_HostRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
+
+
+class NonFiniteRunError(RuntimeError):
+    """Too many steps in a row had a loss, gradient or advantage that is not finite; a checkpoint was written."""
+
+
+class HungRunError(RuntimeError):
+    """A phase of the run took longer than its limit; the message names the phase and the file with the stacks."""
+
+
+class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
+    """verl's V1 task runner with our trainer."""
+
+    def trainer_class(self, mode: str) -> Any:
+        return trainer_for(mode)
+
+    def run(self, config: DictConfig) -> str:
+        """Drive the run; returns the trainer's outcome ("finished", "stopped" or "nonfinite")."""
+        run_dir = Path(config.faithful_rl.output_dir)
+        _log_to(run_dir / "logs" / "trainer.log")
+        faulthandler.enable()
+        plugin.register()
+        self._started: dict[str, Any] = {}
+        limit = float(config.faithful_rl.get("step_timeout_seconds", STEP_TIMEOUT_SECONDS))
+        watchdog = Watchdog(run_dir / "logs", limit, details=self._hang_details)
+        watchdog.start()
+        try:
+            with watchdog.phase("start of judges"):
+                store = multiplier_store.create()
+                judges = judge_workers.start_judges(settings_of(config.faithful_rl.judges))
+                self._started.update(store=store, judges=judges)  # handles keep the actors alive
+            self._control = RunControl(run_dir, watchdog, store)
+            with watchdog.phase("start of workers and servers"):
+                self._drive(config)
+        finally:
+            watchdog.stop()
+        return str(self.trainer.outcome)
+
+    def _drive(self, config: DictConfig) -> None:
+        """verl's own `run`, which finds our trainer under the mode's name in this process's registry."""
+        control, chosen = self._control, self.trainer_class(config.trainer.v1.trainer_mode)
+
+        def build(config: DictConfig) -> Any:
+            trainer = chosen(config=config)
+            trainer.control = control
+            return trainer
+
+        TRAINER_REGISTRY[config.trainer.v1.trainer_mode] = build
+        super().run(config)
+
+    def outcome(self) -> str:
+        return str(self.trainer.outcome)
+
+    def init_agent_loop_manager(self) -> None:
+        super().init_agent_loop_manager()
+        # Everything is up: from here on the trainer names its own phases, and verl's loop between them has the same limit.
+        self._control.watchdog.leave("start of workers and servers")
+        self._control.watchdog.enter("between steps")
+
+    def _hang_details(self) -> dict[str, object]:
+        buffer = getattr(getattr(self, "trainer", None), "replay_buffer", None)
+        running = sorted(uid for uids in getattr(buffer, "running_keys", {}).values() for uid in uids)
+        return {"step": getattr(getattr(self, "trainer", None), "global_steps", None), "prompts being generated": running[:8]}
+
+
+def _log_to(path: Path) -> None:
+    """Send everything this process prints, C++ libraries included, to one file of the run."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+
+
+class _Launcher:
+    """What `run_ppo` takes for the task runner's class: starts the actor, keeps its handle, and takes the signals.
+
+    The signals are taken here and not earlier because `ray.init`, which `run_ppo` calls before, sets handlers of its own.
+    """
+
+    def __init__(self, runner_class: type, run_dir: Path) -> None:
+        self._actor_class = ray.remote(num_cpus=1)(runner_class)
+        self._run_dir = run_dir
+        self._previous: dict[int, Any] = {}
+        self.handle: Any = None
+
+    def remote(self) -> Any:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+        self.handle = self._actor_class.remote()
+        return self.handle
+
+    def _on_signal(self, number: int, frame: Any) -> None:
+        """The first signal asks for a checkpoint at the end of the step; a second one is obeyed at once."""
+        self.restore_signals()
+        request_stop(self._run_dir, signal.Signals(number).name)
+        logger.warning("%s: the run ends with a checkpoint after the current step; send it again to end now", signal.Signals(number).name)
+
+    def restore_signals(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
+
+
+def prepare(config: DictConfig) -> DictConfig:
+    """Point verl at our parts, wherever the recipe left that open."""
+    with open_dict(config):
+        agent = config.actor_rollout_ref.rollout.agent
+        agent.agent_loop_manager_class = agent.get("agent_loop_manager_class") or AGENT_LOOP_MANAGER
+        kwargs = config.ray_kwargs.ray_init
+        kwargs.namespace = kwargs.get("namespace") or namespace(Path(config.faithful_rl.output_dir))
+    reference_policy.drop_unused_reference(config)
+    return config
+
+
+def namespace(run_dir: Path) -> str:
+    """Ray namespace of the run in `run_dir`: two runs on one cluster keep their named actors apart."""
+    return f"faithful_rl/{run_dir.resolve().parent.name}/{run_dir.resolve().name}"
+
+
+def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
+    """Train as the resolved `config` says; the caller has checked it.
+
+    Returns:
+        "finished", or "stopped" when SIGTERM or SIGINT asked for the end: a checkpoint was written and the same call continues.
+
+    Raises:
+        NonFiniteRunError: see there.
+        HungRunError: see there.
+        CheckpointError: the checkpoint in `trainer.default_local_dir` belongs to another recipe.
+    """
+    run_dir = Path(config.faithful_rl.output_dir)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    clear_stop(run_dir)
+    (run_dir / "logs" / REPORT_FILE).unlink(missing_ok=True)
+    prepare(config)
+    validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    starts_ray = not ray.is_initialized()
+    launcher = _Launcher(runner_class, run_dir)
+    try:
+        run_ppo(config, task_runner_class=launcher)
+        outcome = str(ray.get(launcher.handle.outcome.remote(), timeout=60))
+    except RayTaskError as error:
+        raise error.cause if isinstance(error.cause, CheckpointError) else error from None
+    except RayActorError as error:
+        hang = describe_hang(run_dir / "logs")
+        raise HungRunError(hang) if hang else error from error
+    finally:
+        launcher.restore_signals()
+        if starts_ray:
+            ray.shutdown()
+    if outcome == "nonfinite":
+        raise NonFiniteRunError(
+            f"{config.faithful_rl.stop_after_nonfinite_steps} steps in a row had a value that is not finite; the reasons are in "
+            f"{run_dir / 'logs' / 'trainer.log'}, a checkpoint was written"
+        )
+    return outcome
