@@ -20,6 +20,12 @@ SUM := $(shell cat pyproject.toml $(LOCK) | cksum | cut -d ' ' -f 1)
 CPU := $(VENV)/.installed-cpu-$(SUM)
 DEV := $(VENV)/.installed-dev-$(SUM)
 
+# pip's long talk goes to a file; its end is shown when it fails.
+define pip_install
+@$(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK) -e '$(1)' >$(VENV)/install.log 2>&1 || { \
+	tail -n 20 $(VENV)/install.log >&2; echo "error: the installation failed; all of pip's output is in $(VENV)/install.log" >&2; exit 1; }
+endef
+
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 22
 
@@ -55,12 +61,12 @@ $(BIN)/python:
 
 $(CPU): | $(BIN)/python
 	@echo "Installing into $(VENV) (the CPU build of torch comes from PyTorch's CPU wheel index, see README)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[cpu]'
+	$(call pip_install,.[cpu])
 	@rm -f $(VENV)/.installed-cpu-*
 	@touch $@
 
 $(DEV): | $(BIN)/python
 	@echo "Installing into $(VENV) (the CPU build of torch comes from PyTorch's CPU wheel index, see README)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c $(LOCK) -e '.[cpu,dev]'
+	$(call pip_install,.[cpu,dev])
 	@rm -f $(VENV)/.installed-dev-* $(VENV)/.installed-cpu-*
 	@touch $@ $(CPU)

@@ -161,6 +161,7 @@ class FaithfulRLConfig:
     hardware: HardwareConfig = field(default_factory=HardwareConfig)
     warm_start: WarmStartConfig = field(default_factory=WarmStartConfig)
     output_dir: str = ""  # empty: outputs/<recipe>/<time>, or the unfinished run of the same configuration found there
+    step_timeout_seconds: float = 1800.0  # > 0: a phase of a step that takes longer is named and ends the run
     stop_after_nonfinite_steps: int = 3  # steps in a row with a NaN or infinite loss or advantage, >= 1
 
 
@@ -243,6 +244,7 @@ def validate(config: FaithfulRLConfig) -> FaithfulRLConfig:
     _in_range("advantage.std_floor", config.advantage.std_floor, 0.0, open_low=True)
     _in_range("advantage.epsilon", config.advantage.epsilon, 0.0)
     _one_of("advantage.masked_rollouts", config.advantage.masked_rollouts, MASKED_ROLLOUTS)
+    _in_range("step_timeout_seconds", config.step_timeout_seconds, 0.0, open_low=True)
     _in_range("stop_after_nonfinite_steps", config.stop_after_nonfinite_steps, 1)
     for name, constraint in config.constraints.items():
         _validate_constraint(name, constraint)

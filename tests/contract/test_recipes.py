@@ -1,0 +1,200 @@
+"""Every recipe composes on verl's tree and validates, is a small diff, and holds the paper's numbers where it says so."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from faithful_rl import compose
+from faithful_rl.compose import RECIPES, compose_recipe, list_recipes
+from faithful_rl.config import ConfigError, from_node
+
+TINY = ("fgrpo_tiny", "grpo_tiny", "fgrpo_fixed_tiny", "fgrpo_consistency_tiny")
+# One recipe that uses each file of the groups, to see what the file changes there.
+USERS = {
+    "main.yaml": "fgrpo_tiny",
+    "constraints/fgrpo.yaml": "fgrpo_tiny",
+    "constraints/fixed.yaml": "fgrpo_fixed_tiny",
+    "constraints/consistency.yaml": "fgrpo_consistency_tiny",
+    "dataset/scenes.yaml": "fgrpo_tiny",
+    "dataset/rl_49k.yaml": "fgrpo_7b",
+    "hardware/cpu.yaml": "fgrpo_tiny",
+    "hardware/h100x8.yaml": "fgrpo_7b",
+    "judges/scene.yaml": "fgrpo_tiny",
+    "judges/qwen3_vl_30b.yaml": "fgrpo_7b",
+    "model/tiny.yaml": "fgrpo_tiny",
+    "model/qwen2_5_vl_7b.yaml": "fgrpo_7b",
+    "recipe/rl_tiny.yaml": "fgrpo_tiny",
+    "recipe/rl_7b.yaml": "fgrpo_7b",
+    **{f"recipe/{info.name}.yaml": info.name for info in list_recipes()},
+}
+
+
+def test_the_recipes_that_were_promised_are_there() -> None:
+    assert {info.name for info in list_recipes()} >= {*TINY, "sft_tiny", "fgrpo_7b", "grpo_7b"}
+    assert all(20 < len(info.description) < 120 for info in list_recipes())
+
+
+@pytest.mark.parametrize("recipe", [info.name for info in list_recipes()])
+def test_a_recipe_composes_resolves_and_validates(recipe: str) -> None:
+    composed = compose_recipe([f"recipe={recipe}"])
+    typed = from_node(composed.faithful_rl)
+    assert typed.recipe == recipe
+    OmegaConf.to_container(composed, resolve=True)  # raises where an interpolation points nowhere
+
+
+def files() -> Iterator[str]:
+    for path in sorted(RECIPES.rglob("*.yaml")):
+        if path.name != "none.yaml":
+            yield path.relative_to(RECIPES).as_posix()
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def raw(composed: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(composed, resolve=False)
+    assert isinstance(plain, dict)
+    return dict(leaves({str(name): value for name, value in plain.items()}))
+
+
+@pytest.mark.parametrize("file", list(files()))
+def test_a_recipe_repeats_no_default(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the file's own lines every one of its keys must have another value."""
+    recipe = USERS[file]
+    text = (RECIPES / file).read_text()
+    body = yaml.safe_load(text)
+    defaults = body.pop("defaults", None)
+    package = "faithful_rl." if "# @package faithful_rl" in text else ""
+    changed = tmp_path / "recipes"
+    shutil.copytree(RECIPES, changed)
+    header = text.splitlines()[0] if text.startswith("# @package") else ""
+    (changed / file).write_text(header + "\n" + (yaml.safe_dump({"defaults": defaults}, sort_keys=False) if defaults else "{}\n"))
+    monkeypatch.setattr(compose, "RECIPES", changed)
+    monkeypatch.setattr(compose, "_check_recipe_name", lambda overrides: None)
+    without = raw(compose_recipe([f"recipe={recipe}"]))
+    repeated = [key for key, value in leaves(body, package) if key in without and without[key] == value]
+    assert repeated == [], f"{file} repeats what holds without it"
+
+
+def test_fgrpo_7b_has_the_papers_hyperparameters() -> None:
+    composed = compose_recipe(["recipe=fgrpo_7b"])
+    typed = from_node(composed.faithful_rl)
+    assert {name: c.threshold for name, c in typed.constraints.items()} == {
+        "consistency": 0.95,
+        "semantic_grounding": 0.95,
+        "spatial_grounding": 0.65,
+    }
+    assert {name: c.mask for name, c in typed.constraints.items()} == {
+        "consistency": "accuracy",
+        "semantic_grounding": "accuracy",
+        "spatial_grounding": "has_reference_boxes",
+    }
+    for constraint in typed.constraints.values():
+        m = constraint.multiplier
+        assert (m.kind, m.start, m.step_size, m.maximum, m.min_applicable) == ("dual_ascent", 1.0, 0.05, 5.0, 8)
+    assert typed.judges.consistency.model == typed.judges.grounding.model == "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    assert not typed.judges.ask_masked
+    actor, rollout, data = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout, composed.data
+    assert (rollout.n, rollout.temperature) == (5, 1.0)
+    assert (data.train_batch_size, actor.ppo_mini_batch_size) == (128, 64)
+    assert (actor.optim.optimizer, actor.optim.lr, actor.optim.weight_decay, actor.optim.clip_grad) == ("AdamW", 1e-6, 0.01, 1.0)
+    assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.2, 0.28)
+    assert (actor.use_kl_loss, actor.kl_loss_coef, actor.kl_loss_type) == (True, 0.01, "low_var_kl")
+    assert (data.max_prompt_length, data.max_response_length) == (8192, 1024)
+    assert composed.trainer.total_epochs == 3
+    assert composed.trainer.total_training_steps is None
+    assert composed.actor_rollout_ref.model.override_config.freeze_vision_tower is True
+
+
+def test_grpo_7b_differs_from_fgrpo_7b_in_the_constraints_only() -> None:
+    ours, baseline = raw(compose_recipe(["recipe=fgrpo_7b"])), raw(compose_recipe(["recipe=grpo_7b"]))
+    different = {key for key in ours.keys() | baseline.keys() if ours.get(key) != baseline.get(key)}
+    assert {key for key in different if not key.startswith("faithful_rl.constraints")} == {
+        "faithful_rl.recipe",
+        "faithful_rl.description",
+        "faithful_rl.method",
+    }
+
+
+@pytest.mark.parametrize("recipe", TINY)
+def test_the_tiny_recipes_share_everything_but_their_constraints(recipe: str) -> None:
+    ours, base = raw(compose_recipe([f"recipe={recipe}"])), raw(compose_recipe(["recipe=fgrpo_tiny"]))
+    different = {key for key in ours.keys() | base.keys() if ours.get(key) != base.get(key)}
+    names = {"faithful_rl.recipe", "faithful_rl.description", "faithful_rl.method"}
+    assert {key for key in different if not key.startswith("faithful_rl.constraints")} <= names
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "recipe: found nothing, expected one of "),
+        (["recipe=fgrpo_tini"], "Did you mean fgrpo_tiny?"),
+        (["recipe=rl_tiny"], "recipe: found 'rl_tiny', expected one of "),
+        (["recipe=fgrpo_tiny", "constraints=fgrp"], "constraints: found 'fgrp', expected one of consistency, fgrpo, fixed, none."),
+        (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "trainer.total_training_stepz: found a key that does not exist"),
+        (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "Did you mean total_training_steps?"),
+        (["recipe=fgrpo_tiny", "faithful_rl.sed=5"], "faithful_rl.sed: found a key that does not exist"),
+        (["recipe=fgrpo_tiny", "faithful_rl.seed=abc"], "faithful_rl.seed: found 'abc', expected a value of its type"),
+        (
+            ["recipe=fgrpo_tiny", "trainer.total_training_steps=many"],
+            "trainer.total_training_steps: found 'many', expected a whole number.",
+        ),
+        (["recipe=fgrpo_tiny", "data.train_batch_size=2.5"], "data.train_batch_size: found 2.5, expected a whole number."),
+        (
+            ["recipe=fgrpo_tiny", "actor_rollout_ref.actor.use_kl_loss=1"],
+            "actor_rollout_ref.actor.use_kl_loss: found 1, expected true or false.",
+        ),
+        (["recipe=fgrpo_tiny", "+data.train_batchsize=2"], "data.train_batchsize: found a key that verl does not have"),
+        (["recipe=fgrpo_tiny", "a b"], "command line: found 'a b', expected key=value."),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(overrides)
+    assert message in str(caught.value)
+
+
+def test_a_typing_error_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    changed = tmp_path / "recipes"
+    shutil.copytree(RECIPES, changed)
+    file = changed / "recipe" / "rl_tiny.yaml"
+    file.write_text(file.read_text().replace("train_batch_size", "train_batch_sise"))
+    monkeypatch.setattr(compose, "RECIPES", changed)
+    with pytest.raises(ConfigError) as caught:
+        compose_recipe(["recipe=grpo_tiny"])
+    assert caught.value.key == "data.train_batch_sise"
+    assert "Did you mean train_batch_size?" in str(caught.value)
+
+
+def test_open_nodes_and_fields_without_yaml_are_handed_on() -> None:
+    composed = compose_recipe(
+        ["recipe=fgrpo_tiny", "+actor_rollout_ref.rollout.engine_kwargs.vllm.seed=1", "+ray_kwargs.ray_init.dashboard_port=8300"]
+    )
+    assert composed.ray_kwargs.ray_init.dashboard_port == 8300
+
+
+def test_fields_without_yaml_are_fields_of_verls_dataclasses() -> None:
+    """In a process of its own: importing verl's workers on a CPU needs our platform from the start."""
+    code = (
+        "from verl.workers.config import FSDPEngineConfig, RolloutConfig\n"
+        "print(*FSDPEngineConfig.__dataclass_fields__, *(f'rollout.{name}' for name in RolloutConfig.__dataclass_fields__))"
+    )
+    environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "faithful_rl.verl_plugin.plugin"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=environment)
+    fields = set(done.stdout.split())
+    for key in compose.FIELDS_WITHOUT_YAML:
+        name = key.rpartition(".")[2]
+        assert (f"rollout.{name}" if ".rollout." in key else name) in fields
