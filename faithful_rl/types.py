@@ -7,6 +7,7 @@ there is none: a failed judge is never a zero.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
@@ -51,6 +52,8 @@ class Score:
     def __post_init__(self) -> None:
         if (self.value is None) == (self.reason is Reason.SCORED):
             raise ValueError(f"a Score has a value exactly when its reason is SCORED, got value={self.value!r}, reason={self.reason!r}")
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(f"a Score's value must be finite, got {self.value!r}: a measurement that failed has None and a reason")
 
     @property
     def scored(self) -> bool:

@@ -49,8 +49,10 @@ def option_text(option: str, index: int) -> str:
     """An option's normalised text without its own letter: `(B) left`, `B. left` and `left` are all `left` at index 1."""
     text = normalise(option)
     head, _, rest = text.partition(" ")
-    labelled = letter_index(head) == index and rest and normalise(option.split()[0]) == head and not option.split()[0].isalnum()
-    return rest if labelled else text
+    if not rest or letter_index(head) != index:
+        return text
+    # "a circle" at index 0 begins with a word; "A. circle" and "(A) circle" begin with a label, which shows by its punctuation.
+    return text if option.split()[0].isalnum() else rest
 
 
 def letter_index(word: str) -> int | None:

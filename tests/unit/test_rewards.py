@@ -134,3 +134,11 @@ def test_a_negative_ciou_is_clipped_in_the_reward_only():
 def test_ten_thousand_predicted_boxes():
     # one copy matches A exactly, one is forced on B
     assert matched_ciou([A] * 10_000, [A, B]) == pytest.approx((1 + matched_ciou([A], [B])) / 10_000)
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"), [(None, Reason.SCORED), (1.0, Reason.MASKED), (float("nan"), Reason.SCORED), (float("inf"), Reason.SCORED)]
+)
+def test_a_score_is_a_finite_value_or_a_reason(value, reason):
+    with pytest.raises(ValueError, match="Score"):
+        Score(value, reason)
