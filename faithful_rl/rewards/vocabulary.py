@@ -39,7 +39,6 @@ VISUAL_WORDS = frozenset(" ".join((_COLOURS, _SHAPES, _SIZES, _PLACES, _SEEING, 
     "over",
     "next",
     "back",
-    "right",
 }
 
 _ASSERTIONS = """is are was were has had isn aren there contains contain shows show appears appear sits stands lies holds wears looks seems

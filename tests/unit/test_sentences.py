@@ -53,6 +53,9 @@ def test_offsets_count_characters_not_bytes():
         ("I think the red circle is on the left.", Rule.VISUAL),  # a hedged claim is still a claim
         ("Let me note that the red circle is above the square.", Rule.VISUAL),  # so is a planned one
         ("A man holds a dog.", Rule.VISUAL),
+        ("It is on the left.", Rule.VISUAL),
+        ("It is on the right.", Rule.VISUAL),
+        ("The right answer is B.", Rule.META),
         ("This follows.", Rule.NO_VISUAL_WORD),
     ],
 )
