@@ -6,6 +6,7 @@ verl is found on disk but not imported, so that help, `--cfg job` and mistakes i
 from __future__ import annotations
 
 import difflib
+import functools
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -93,8 +94,14 @@ def compose_recipe(overrides: Sequence[str]) -> DictConfig:
     ConfigStore.instance().store(name="faithful_rl_schema", node=FaithfulRLConfig, package="faithful_rl", provider="faithful_rl")
     composed = _compose("main", overrides, config_dir)
     engine = composed.get("model_engine", "dp")
-    _check_against_verl(composed, _compose("ppo_trainer", [f"model_engine={engine}"], config_dir))
+    _check_against_verl(composed, _verl_tree(engine, config_dir))
     return composed
+
+
+@functools.lru_cache(maxsize=4)
+def _verl_tree(engine: str, config_dir: Path) -> DictConfig:
+    """verl's own tree without any of our settings; not to be changed by callers."""
+    return _compose("ppo_trainer", [f"model_engine={engine}"], config_dir)
 
 
 def _compose(name: str, overrides: Sequence[str], verl_configs: Path) -> DictConfig:
@@ -162,7 +169,7 @@ def _sibling_keys(key: str) -> list[str]:
         if key.startswith("faithful_rl."):
             root = OmegaConf.create({"faithful_rl": OmegaConf.structured(FaithfulRLConfig)})
         else:
-            root = _compose("ppo_trainer", [], verl_config_dir())
+            root = _verl_tree("dp", verl_config_dir())
         parent = OmegaConf.select(root, key.rpartition(".")[0]) if "." in key else root
     except (ConfigError, OmegaConfBaseException):
         return []

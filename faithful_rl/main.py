@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -205,14 +206,15 @@ def _show(typed: FaithfulRLConfig, run_dir: Path) -> int:
 
 
 def check(job: Job) -> int:
-    """`mode=check`: every check that starts no worker; writes nothing."""
+    """`mode=check`: every check that starts no worker; writes nothing but the data that a first run would make."""
     from faithful_rl import preflight
 
     config = resolved(job.composed)
     set_environment(job.typed, Path(job.typed.output_dir or "outputs"))
     run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config))
     preflight.check_static(config, job.typed)
-    preflight.check_started(config, job.typed)
+    with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "chatter.log"):
+        preflight.check_started(config, job.typed)
     print(preflight.plan(config, job.typed, run))
     return 0
 

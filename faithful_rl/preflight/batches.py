@@ -7,6 +7,8 @@ from typing import Any
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 
+TRAINER_MODES = ("sync", "colocate_async", "separate_async")
+
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     """Prompts, groups, mini- and micro-batches against each other and against the number of workers.
@@ -43,6 +45,7 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
             "Change the mini-batch, the group or the number of workers.",
         )
     _check_micro(actor, mini * group // workers)
+    _check_lengths(config["data"], rollout)
     _check_steps(config["trainer"], typed)
 
 
@@ -70,7 +73,23 @@ def _check_micro(actor: Mapping[str, Any], per_worker: int) -> None:
         )
 
 
+def _check_lengths(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
+    prompt, response, limit = data["max_prompt_length"], data["max_response_length"], rollout["max_model_len"]
+    _positive("data.max_prompt_length", prompt)
+    _positive("data.max_response_length", response)
+    if limit is not None and prompt + response > limit:
+        raise ConfigError(
+            "actor_rollout_ref.rollout.max_model_len",
+            limit,
+            f"at least data.max_prompt_length + data.max_response_length = {prompt} + {response} = {prompt + response} tokens",
+            "Raise it, or shorten prompt or response.",
+        )
+
+
 def _check_steps(trainer: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    mode = trainer["v1"]["trainer_mode"]
+    if mode not in TRAINER_MODES:
+        raise ConfigError("trainer.v1.trainer_mode", repr(mode), "one of " + ", ".join(TRAINER_MODES), "Set trainer.v1.trainer_mode=sync.")
     steps = trainer["total_training_steps"]
     if steps is not None:
         _positive("trainer.total_training_steps", steps)

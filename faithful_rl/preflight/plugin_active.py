@@ -25,9 +25,9 @@ def check(config: Mapping[str, Any], world: str) -> None:
     activity = plugin.active(load=True)
     if world == "cpu":
         _expect("platform", activity.platform, "cpu", "Unset VERL_PLATFORM, or set it to cpu.")
-        _expect_ours("engine for FSDP2", activity.engine)
-        _expect_ours("rollout server", activity.replica)
-    _expect_ours("reward manager", _reward_manager(config))
+        expect_ours("engine for FSDP2", activity.engine)
+        expect_ours("rollout server", activity.replica)
+    expect_ours("reward manager", _reward_manager(config))
     _verl_validation(config)
 
 
@@ -36,7 +36,7 @@ def _expect(what: str, found: str, wanted: str, fix: str) -> None:
         raise ConfigError(f"verl's {what}", repr(found), repr(wanted), fix)
 
 
-def _expect_ours(what: str, found: str) -> None:
+def expect_ours(what: str, found: str) -> None:
     if not found.startswith("faithful_rl."):
         raise ConfigError(f"verl's {what}", found or "none", "the one of faithful_rl.verl_plugin", REINSTALL)
 

@@ -1,0 +1,382 @@
+"""Bad input gets one exact message and exit code 2 before anything starts, and nothing is written."""
+
+import io
+import json
+import shutil
+import socket
+from collections import namedtuple
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from faithful_rl import main, preflight
+from faithful_rl.config import ConfigError
+from faithful_rl.preflight import machine, plugin_active, stack
+
+DiskUsage = namedtuple("DiskUsage", "total used free")
+
+
+def png() -> bytes:
+    stream = io.BytesIO()
+    Image.new("RGB", (4, 4), (10, 20, 30)).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def row(**changes: Any) -> dict[str, Any]:
+    good = {
+        "data_source": "scenes",
+        "prompt": [{"role": "user", "content": "<image>What is left of the red circle?"}],
+        "images": [{"bytes": png()}],
+        "reward_model": {"style": "rule", "ground_truth": "A"},
+        "extra_info": {"index": 0},
+    }
+    return {**good, **changes}
+
+
+def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    pq.write_table(pa.Table.from_pylist(rows), path)
+
+
+class World:
+    """A sound model, sound data and an output directory below one folder; tests break one thing each."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.model, self.data, self.out = root / "model", root / "train.parquet", root / "out"
+        self.model.mkdir()
+        (self.model / "config.json").write_text(json.dumps({"model_type": "qwen2_5_vl", "vision_config": {}}))
+        (self.model / "tokenizer.json").write_text("{}")
+        (self.model / "preprocessor_config.json").write_text("{}")
+        (self.model / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+        write_rows(self.data, [row() for _ in range(40)])
+        write_rows(root / "val.parquet", [row() for _ in range(4)])
+
+    def run(self, *overrides: str) -> int:
+        return main.main(
+            [
+                "recipe=fgrpo_tiny",
+                "mode=check",
+                f"actor_rollout_ref.model.path={self.model}",
+                "faithful_rl.data.source=parquet",
+                f"data.train_files={self.data}",
+                f"data.val_files={self.root / 'val.parquet'}",
+                f"faithful_rl.output_dir={self.out}",
+                *overrides,
+            ]
+        )
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    monkeypatch.setattr(stack, "check", lambda world: None)
+    monkeypatch.setattr(preflight, "check_started", lambda config, typed: None)
+    monkeypatch.setattr(main, "set_environment", lambda typed, run_dir: None)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    return World(tmp_path)
+
+
+def test_a_sound_world_passes_and_the_plan_names_what_one_step_asks_for(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run() == 0
+    plan = capsys.readouterr().out
+    assert "32 prompts x 5 rollouts = 160 rollouts, at most 35,840 tokens, at most 320 judge requests" in plan  # 160 * (128 + 96)
+    assert "constraints consistency >= 0.95 (dual_ascent), semantic_grounding >= 0.95 (dual_ascent), spatial_grounding >= 0.65" in plan
+    assert "together" in plan
+    assert not world.out.exists()
+
+
+def remove(name: str) -> Callable[[World], None]:
+    return lambda world: (world.model / name).unlink()
+
+
+def rows_of(*rows: dict[str, Any]) -> Callable[[World], None]:
+    return lambda world: write_rows(world.data, [*rows])
+
+
+def run_of(**fields: Any) -> Callable[[World], None]:
+    def put(world: World) -> None:
+        world.out.mkdir()
+        (world.out / "run.json").write_text(json.dumps({"recipe": "fgrpo_tiny", "fingerprint": "x", "status": "running", **fields}))
+
+    return put
+
+
+def nothing(world: World) -> None:
+    """Only the overrides of the case are wrong."""
+
+
+ACTOR = "actor_rollout_ref.actor"
+MODEL = "actor_rollout_ref.model.path"
+MODEL_FIX = "Copy the file(s) from the model that it was trained from."
+CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
+    "group of one": (
+        nothing,
+        ["actor_rollout_ref.rollout.n=1"],
+        "actor_rollout_ref.rollout.n: found 1, expected at least 2 rollouts per prompt, because an advantage compares rollouts of one group. "
+        "Set actor_rollout_ref.rollout.n=5.",
+    ),
+    "mini-batch does not divide": (
+        nothing,
+        [f"{ACTOR}.ppo_mini_batch_size=12"],
+        f"{ACTOR}.ppo_mini_batch_size: found 12, expected a divisor of data.train_batch_size = 32 (both count prompts). "
+        "Choose one of 1, 2, 4, 8, 16, 32.",
+    ),
+    "workers do not share a mini-batch": (
+        nothing,
+        ["trainer.n_gpus_per_node=3"],
+        f"{ACTOR}.ppo_mini_batch_size: found 16 prompts x 5 rollouts = 80, expected a number of rollouts that 3 workers share equally. "
+        "Change the mini-batch, the group or the number of workers.",
+    ),
+    "micro-batch does not divide": (
+        nothing,
+        [f"{ACTOR}.ppo_micro_batch_size_per_gpu=32"],
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu: found 32, expected a divisor of the 80 rollouts that one worker gets of a mini-batch. "
+        "Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
+    ),
+    "no steps": (
+        nothing,
+        ["trainer.total_training_steps=0"],
+        "trainer.total_training_steps: found 0, expected a whole number >= 1. Change it.",
+    ),
+    "unknown trainer mode": (
+        nothing,
+        ["trainer.v1.trainer_mode=async"],
+        "trainer.v1.trainer_mode: found 'async', expected one of sync, colocate_async, separate_async. Set trainer.v1.trainer_mode=sync.",
+    ),
+    "sequences longer than the server's": (
+        nothing,
+        ["data.max_response_length=200"],
+        "actor_rollout_ref.rollout.max_model_len: found 256, expected at least data.max_prompt_length + data.max_response_length = "
+        "128 + 200 = 328 tokens. Raise it, or shorten prompt or response.",
+    ),
+    "threshold above one": (
+        nothing,
+        ["faithful_rl.constraints.consistency.threshold=1.5"],
+        "faithful_rl.constraints.consistency.threshold: found 1.5, expected a number in [0, 1]. "
+        "Change faithful_rl.constraints.consistency.threshold.",
+    ),
+    "too few logical CPUs": (
+        nothing,
+        ["ray_kwargs.ray_init.num_cpus=4"],
+        "ray_kwargs.ray_init.num_cpus: found 4 logical CPUs, expected at least 7 (actor and rollout workers: 3 CPU + 1 GPU, TransferQueue: "
+        "2 CPU, judge workers: 0 CPU, driver, servers, reward workers: 2 CPU); with fewer the run would wait for ever. "
+        "Set ray_kwargs.ray_init.num_cpus=7, or ask for fewer workers.",
+    ),
+    "too few logical GPUs": (
+        nothing,
+        ["faithful_rl.reference_policy.placement=own_pool"],
+        "ray_kwargs.ray_init.num_gpus: found 1 logical GPUs, expected at least 2 (actor and rollout workers: 3 CPU + 1 GPU, reference policy "
+        "workers: 3 CPU + 1 GPU, TransferQueue: 2 CPU, judge workers: 0 CPU, driver, servers, reward workers: 2 CPU); with fewer the run "
+        "would wait for ever. Set ray_kwargs.ray_init.num_gpus=2, or ask for fewer workers.",
+    ),
+    "no model": (
+        lambda world: shutil.rmtree(world.model),
+        [],
+        f"{MODEL}: found {{root}}/model, which is not a directory, expected a model directory with config, weights and tokenizer. "
+        "Download the model, or correct the path.",
+    ),
+    "model without config": (
+        remove("config.json"),
+        [],
+        f"{MODEL}: found {{root}}/model without config.json, expected a complete model directory. Copy the model again, or correct the path.",
+    ),
+    "model without tokenizer": (
+        remove("tokenizer.json"),
+        [],
+        f"{MODEL}: found {{root}}/model without a tokenizer, expected one of tokenizer.json, vocab.json, tokenizer.model in it. {MODEL_FIX}",
+    ),
+    "model without image processor": (
+        remove("preprocessor_config.json"),
+        [],
+        f"{MODEL}: found {{root}}/model without an image processor, expected one of preprocessor_config.json, processor_config.json in it. "
+        f"{MODEL_FIX}",
+    ),
+    "model without weights": (
+        remove("model.safetensors"),
+        [],
+        f"{MODEL}: found {{root}}/model without weights, expected weights in *.safetensors. "
+        "Copy the model again; pickled weights (*.bin, *.pt) are not read.",
+    ),
+    "model with a missing shard": (
+        lambda world: (
+            (world.model / "model.safetensors.index.json").write_text('{"weight_map": {"a": "model-2-of-2.safetensors"}}') and None
+        ),
+        [],
+        f"{MODEL}: found {{root}}/model without model-2-of-2.safetensors, expected every shard that model.safetensors.index.json names. "
+        "Copy the model again.",
+    ),
+    "text model": (
+        lambda world: (world.model / "config.json").write_text('{"model_type": "qwen2"}') and None,
+        [],
+        f"{MODEL}: found {{root}}/model of type 'qwen2' without a vision_config, expected a vision-language model such as qwen2_5_vl. "
+        "Choose another model.",
+    ),
+    "no data": (
+        lambda world: world.data.unlink(),
+        [],
+        "data.train_files: found {root}/train.parquet, which does not exist, expected a parquet file. Correct the path, or make the data first.",
+    ),
+    "column missing": (
+        rows_of({"data_source": "scenes", "prompt": [], "extra_info": {"index": 0}}),
+        [],
+        "data.train_files: found {root}/train.parquet without the column(s) images, reward_model, expected the columns data_source, prompt, "
+        "images, reward_model, extra_info. Make the file again.",
+    ),
+    "row without image": (
+        rows_of(row(), row(images=[])),
+        [],
+        "data.train_files: found no image in {root}/train.parquet, row 1, expected at least one image in every row. "
+        "Drop the row, or add its image.",
+    ),
+    "wrong number of image tags": (
+        rows_of(row(), row(), row(prompt=[{"role": "user", "content": "<image><image>Which?"}])),
+        [],
+        "data.train_files: found 2 <image> tag(s) for 1 image(s) in {root}/train.parquet, row 2, expected one <image> tag in the prompt for "
+        "every image. Correct the prompt.",
+    ),
+    "row without ground truth": (
+        rows_of(row(reward_model={"style": "rule", "ground_truth": ""})),
+        [],
+        "data.train_files: found no reward_model.ground_truth in {root}/train.parquet, row 0, expected the right answer's text. "
+        "Drop the row, or add its answer.",
+    ),
+    "fewer rows than a batch": (
+        rows_of(row(), row()),
+        [],
+        "data.train_batch_size: found 32, expected at most the 2 rows of data.train_files. Use fewer prompts per step.",
+    ),
+    "directory of another recipe": (
+        run_of(recipe="grpo_tiny"),
+        [],
+        "faithful_rl.output_dir: found {root}/out with a run of recipe 'grpo_tiny', expected an absent or empty directory, or an unfinished "
+        "run of recipe 'fgrpo_tiny' with exactly these settings. Choose another faithful_rl.output_dir, or repeat the settings in "
+        "{root}/out/config.yaml to resume.",
+    ),
+    "directory of a finished run of other settings": (
+        run_of(status="finished"),
+        [],
+        "faithful_rl.output_dir: found {root}/out with a run of recipe 'fgrpo_tiny' and other settings, expected an absent or empty "
+        "directory, or an unfinished run of recipe 'fgrpo_tiny' with exactly these settings. Choose another faithful_rl.output_dir, or "
+        "repeat the settings in {root}/out/config.yaml to resume.",
+    ),
+    "output directory is a file": (
+        lambda world: world.out.write_text("mine") and None,
+        [],
+        "faithful_rl.output_dir: found the file {root}/out, expected a directory. Choose another faithful_rl.output_dir.",
+    ),
+    "unknown mode": (nothing, ["mode=dry"], "mode: found 'dry', expected train or check. Leave it out to train."),
+    "unknown option": (nothing, ["--dry"], "command line: found --dry, expected --help, --version, --cfg job and key=value. See --help."),
+}
+
+
+def snapshot(root: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_gets_one_message_and_nothing_is_written(name: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    spoil, overrides, message = CASES[name]
+    spoil(world)
+    before = snapshot(world.root)
+    assert world.run(*overrides) == 2
+    printed = capsys.readouterr()
+    assert printed.err == f"error: {message.format(root=world.root)}\n"
+    assert printed.out == ""
+    assert snapshot(world.root) == before
+
+
+def test_a_corrupt_parquet_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.data.write_bytes(b"PAR1 and nothing else")
+    assert world.run() == 2
+    assert f"data.train_files: found {world.data}, which is not a readable parquet file" in capsys.readouterr().err
+
+
+def test_a_parquet_that_is_damaged_in_the_middle_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.Table.from_pylist([row() for _ in range(40)]), world.data, compression="NONE", use_dictionary=False)
+    content = bytearray(world.data.read_bytes())
+    content[4:2000] = bytes(1996)
+    world.data.write_bytes(content)
+    assert world.run() == 2
+    assert f"{world.data}" in capsys.readouterr().err
+
+
+def test_an_image_that_does_not_open_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    write_rows(world.data, [row(), row(images=[{"bytes": b"GIF89a but not really"}])])
+    assert world.run() == 2
+    assert f"data.train_files: found an image that does not open in {world.data}, row 1" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda folder: DiskUsage(10 * 2**30, 0, 2**29))
+    assert world.run() == 2
+    assert capsys.readouterr().err == (
+        f"error: faithful_rl.output_dir: found 0.5 GiB free in {world.root}, expected at least 1.0 GiB for checkpoints and logs. "
+        "Free some space, choose another faithful_rl.output_dir, or lower trainer.max_actor_ckpt_to_keep.\n"
+    )
+
+
+def test_space_for_checkpoints_is_fp32_weights_and_two_moments_times_kept_plus_one() -> None:
+    trainer = {"save_freq": 20, "max_actor_ckpt_to_keep": 2, "total_training_steps": 60}
+    assert machine.checkpoint_bytes({"trainer": trainer}, 1000) == 3 * 6 * 1000
+    assert machine.checkpoint_bytes({"trainer": {**trainer, "max_actor_ckpt_to_keep": None}}, 1000) == 3 * 6 * 1000  # 60 / 20
+    assert machine.checkpoint_bytes({"trainer": {**trainer, "save_freq": -1}}, 1000) == 0
+
+
+def test_a_port_in_use_is_named(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        overrides = ["ray_kwargs.ray_init.include_dashboard=true", f"+ray_kwargs.ray_init.dashboard_port={port}"]
+        assert world.run(*overrides) == 2
+    assert capsys.readouterr().err == (
+        f"error: ray_kwargs.ray_init.dashboard_port: found port {port}, which is in use, expected a free port. "
+        "Choose another ray_kwargs.ray_init.dashboard_port, or stop what listens there.\n"
+    )
+
+
+def test_an_unwritable_directory_is_named(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(machine.os, "access", lambda folder, how: False)  # tests may run as root, who may write anywhere
+    assert world.run() == 2
+    assert f"found {world.out} in {world.root}, which cannot be written" in capsys.readouterr().err
+
+
+def test_a_cluster_with_too_few_cpus_is_refused_by_what_it_offers(world: World) -> None:
+    job = main.prepare(["recipe=fgrpo_tiny"])
+    config = main.resolved(job.composed)
+    machine.check_slots(config, job.typed, {"CPU": 7, "GPU": 1})
+    with pytest.raises(ConfigError, match="found 6 logical CPUs"):
+        machine.check_slots(config, job.typed, {"CPU": 6, "GPU": 1})
+
+
+@pytest.mark.parametrize(
+    ("installed", "found"),
+    [({}, "verl not installed"), ({"verl": "0.8.0"}, "verl 0.8.0"), ({"verl": "0.9.1", "torch": "2.12.0+cpu"}, "torch 2.12.0+cpu")],
+)
+def test_other_versions_than_the_pins_are_named(installed: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_version", installed.get)
+    with pytest.raises(ConfigError) as caught:
+        stack.check("cpu")
+    assert caught.value.found == found
+    assert "requirements/cpu.txt" in caught.value.fix
+
+
+def test_the_pins_allow_a_local_suffix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_version", {**stack.PINS["cpu"], "torch": "2.13.0+cpu"}.get)
+    stack.check("cpu")
+
+
+def test_parts_that_are_not_ours_are_named() -> None:
+    plugin_active.expect_ours("reward manager", "faithful_rl.verl_plugin.reward_manager.FaithfulRewardManager")
+    with pytest.raises(ConfigError) as caught:
+        plugin_active.expect_ours("reward manager", "verl.experimental.reward_loop.reward_manager.naive.NaiveRewardManager")
+    assert str(caught.value).startswith(
+        "verl's reward manager: found verl.experimental.reward_loop.reward_manager.naive.NaiveRewardManager, "
+        "expected the one of faithful_rl.verl_plugin."
+    )
+    with pytest.raises(ConfigError, match="found none"):
+        plugin_active.expect_ours("engine for FSDP2", "")
