@@ -134,11 +134,16 @@ class HardwareConfig:
 
 @dataclass
 class WarmStartConfig:
-    """Supervised warm start of the tiny model (`recipe=sft_tiny`); see `faithful_rl.tiny.warm_start`."""
+    """Supervised warm start of the tiny model (`recipe=sft_tiny`); the fields of `faithful_rl.tiny.warm_start.WarmStartSettings`."""
 
-    seed: int = 0
-    scenes: int = 60000  # generated training examples, >= 1
-    minutes_scale: float = 1.0  # factor on every phase's number of steps, > 0; tests use a small one
+    alignment_steps: int = 600  # >= 2
+    clean_steps: int = 2000  # >= 2
+    imperfect_steps: int = 600  # >= 2
+    batch_size: int = 48  # examples, >= 1
+    caption_share: float = 0.25  # of the clean examples, in [0, 1]
+    matrix_learning_rate: float = 0.02  # > 0; Muon
+    other_learning_rate: float = 2e-3  # > 0; AdamW
+    imperfect_rate: float = 0.5  # > 0; factor on both learning rates in the last stage
     threads: int = 2  # torch threads, >= 1
 
 
@@ -226,10 +231,14 @@ def _validate_rest(config: FaithfulRLConfig) -> None:
     _in_range("ui.rollouts_per_step", config.ui.rollouts_per_step, 0)
     _one_of("hardware.world", config.hardware.world, ("cpu", "gpu"))
     _in_range("hardware.min_free_disk_gib", config.hardware.min_free_disk_gib, 0.0)
-    _in_range("warm_start.seed", config.warm_start.seed, 0)
-    _in_range("warm_start.scenes", config.warm_start.scenes, 1)
-    _in_range("warm_start.minutes_scale", config.warm_start.minutes_scale, 0.0, open_low=True)
-    _in_range("warm_start.threads", config.warm_start.threads, 1)
+    warm_start = config.warm_start
+    for name in ("alignment_steps", "clean_steps", "imperfect_steps"):
+        _in_range(f"warm_start.{name}", getattr(warm_start, name), 2)
+    for name in ("matrix_learning_rate", "other_learning_rate", "imperfect_rate"):
+        _in_range(f"warm_start.{name}", getattr(warm_start, name), 0.0, open_low=True)
+    _in_range("warm_start.batch_size", warm_start.batch_size, 1)
+    _in_range("warm_start.caption_share", warm_start.caption_share, 0.0, 1.0)
+    _in_range("warm_start.threads", warm_start.threads, 1)
 
 
 def validate(config: FaithfulRLConfig) -> FaithfulRLConfig:

@@ -7,9 +7,9 @@ import os
 import sys
 import tempfile
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -44,6 +44,15 @@ EXAMPLES = """
   python -m faithful_rl.main recipe=fgrpo_7b mode=check         only the checks, nothing is started or written
   python -m faithful_rl.main recipe=fgrpo_tiny --cfg job        print the whole composed configuration
 """
+
+
+class RunFailedError(RuntimeError):
+    """A run that had started ended with `cause`; its traceback is in `log`."""
+
+    def __init__(self, cause: Exception, log: Path) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
+        self.log = log
 
 
 @dataclass(frozen=True)
@@ -134,14 +143,13 @@ def quiet(log: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     saved_out, saved_err = os.dup(1), os.dup(2)
-    with open(log, "ab", buffering=0) as file, os.fdopen(os.dup(saved_out), "w", encoding="utf-8") as terminal:
+    with open(log, "a", buffering=1, encoding="utf-8") as file, os.fdopen(os.dup(saved_out), "w", encoding="utf-8") as terminal:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
         try:
-            yield terminal
+            with redirect_stdout(file), redirect_stderr(file):
+                yield terminal
         finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
             os.dup2(saved_out, 1)
             os.dup2(saved_err, 2)
             os.close(saved_out)
@@ -171,7 +179,9 @@ def train(job: Job) -> int:
         except BaseException as error:
             run_record.end_run(run.path, "stopped" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed")
             traceback.print_exc()
-            raise
+            if isinstance(error, ConfigError) or not isinstance(error, Exception):
+                raise
+            raise RunFailedError(error, run.path / "logs" / "driver.log") from error
         run_record.end_run(run.path, status)
         if status != "finished":
             print(f"Stopped after a checkpoint. The same command continues in {run.path}.", file=terminal)
@@ -183,7 +193,8 @@ def _dispatch(config: dict[str, Any], typed: FaithfulRLConfig, run_dir: Path, te
     if typed.method == "sft":
         from faithful_rl.tiny import warm_start
 
-        warm_start.run(typed, run_dir)
+        settings = warm_start.WarmStartSettings(seed=typed.seed, **asdict(typed.warm_start))
+        warm_start.run(settings, run_dir / "model", _stage_printer(terminal))
         return "finished"
     from faithful_rl import console
     from faithful_rl.verl_plugin import task_runner
@@ -193,9 +204,19 @@ def _dispatch(config: dict[str, Any], typed: FaithfulRLConfig, run_dir: Path, te
     return status or "finished"
 
 
+def _stage_printer(terminal: TextIO) -> Callable[[str, int, int, float], None]:
+    """Say a warm start's stage, step and loss now and then."""
+
+    def say(stage: str, step: int, steps: int, loss: float) -> None:
+        if step % 100 == 0 or step == steps:
+            print(f"{stage}: step {step} of {steps}, loss {loss:.3f}", file=terminal, flush=True)
+
+    return say
+
+
 def _show(typed: FaithfulRLConfig, run_dir: Path) -> int:
     if typed.method == "sft":
-        print(f"The model is in {run_dir}.")
+        print(f"Model: {run_dir / 'model'}")
         return 0
     from faithful_rl import console, report
 
@@ -245,12 +266,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("Stopped. The same command continues from the last checkpoint.", file=sys.stderr)
         return 130
-    except Exception as error:  # noqa: BLE001 (the last line of defence: the traceback is in logs/driver.log, the terminal gets one line)
-        print(f"error: the run failed with {_failure(error)}", file=sys.stderr)
-        print(
-            "The traceback is at the end of logs/driver.log in the run's directory; the same command continues from the last checkpoint.",
-            file=sys.stderr,
-        )
+    except RunFailedError as error:
+        print(f"error: the run failed with {_failure(error.cause)}", file=sys.stderr)
+        print(f"The traceback is at the end of {error.log}. The same command continues from the last checkpoint.", file=sys.stderr)
         return EXIT_FAILED
 
 
