@@ -101,9 +101,7 @@ _COLOUR = "|".join(COLOURS)
 _BOXES = r"((?: ?<bbox>(?:(?!</?bbox>).)*</bbox>)*)"
 _IN_IMAGE = r"(?:In the (first|second) image,? )?"
 _LOCATED = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is (?:in the ({'|'.join(DIAGONALS)})|at)(?: at)?{_BOXES}\.?", re.DOTALL)
-_RELATED = re.compile(
-    rf"{_IN_IMAGE}[Tt]he ({_NAME}){_BOXES} is (?:(left|right) of|(above|below)|to the ({'|'.join(DIAGONALS)}) of) the ({_NAME}){_BOXES}\.?", re.DOTALL
-)
+_RELATED = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is (?:(left|right) of|(above|below)|to the ({'|'.join(DIAGONALS)}) of) the ({_NAME})\.?")
 _COUNTED = re.compile(rf"{_IN_IMAGE}[Tt]here (?:is|are) ([0-9]{{1,3}}) ({_COLOUR}) shapes?\.?")
 _BETWEEN = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is between the ({_NAME}) and the ({_NAME})\.?")
 _NEAREST = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is nearest to the ({_NAME})\.?")
@@ -196,7 +194,7 @@ def read_sentence(text: str) -> tuple[int | None, Claim] | None:
             return None
         claim = Located(match[2], match[3], boxes)
     elif match := _RELATED.fullmatch(text):
-        claim = Related(match[2], match[4] or match[5] or match[6], match[7])
+        claim = Related(match[2], match[3] or match[4] or match[5], match[6])
     elif match := _COUNTED.fullmatch(text):
         claim = Counted(match[3], int(match[2]))
     elif match := _BETWEEN.fullmatch(text):

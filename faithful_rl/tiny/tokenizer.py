@@ -110,4 +110,5 @@ def corpus() -> list[str]:
     texts += [write_conclusion(option) for option in (*RELATIONS, *"1234", *names)]
     texts += ["In the first image, the red circle", "In the second image, the red circle"]
     texts += [f"[{number},{number},{number},{number}]" for number in range(SIDE + 1)]
+    texts += [" " + text for text in texts]  # sentences follow each other, so words also start after a space
     return texts * 2  # the trainer merges pairs seen at least twice

@@ -1,0 +1,200 @@
+"""Rows in verl's format, parquet files and a manifest: the same settings give the same bytes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from data_prep.scenes.questions import FAMILIES, LEARNABLE, Sample, draw_sample
+from data_prep.scenes.splits import SPLITS, in_split
+from data_prep.scenes.world import SIDE, encode_png, render, scene_image
+from faithful_rl.judges.scene_language import LETTERS, write_question
+from faithful_rl.judges.scene_world import write_scene
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_PIXELS = SIDE * SIDE  # minimum and maximum: the image is never resized, so original and model pixels are the same
+_ROW_GROUP = 200
+
+_SCHEMA = pa.schema(
+    [
+        ("data_source", pa.string()),
+        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("images", pa.list_(pa.struct([("bytes", pa.binary())]))),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        (
+            "extra_info",
+            pa.struct(
+                [
+                    ("split", pa.string()),
+                    ("index", pa.int64()),
+                    ("uid", pa.string()),
+                    ("dataset", pa.string()),
+                    ("task_type", pa.string()),
+                    ("question", pa.string()),
+                    ("options", pa.list_(pa.string())),
+                    ("gold_index", pa.int64()),
+                    ("gt_boxes", pa.list_(pa.list_(pa.float64()))),
+                    ("box_labels", pa.list_(pa.string())),
+                    ("box_image_idx", pa.list_(pa.int64())),
+                    ("img_wh", pa.list_(pa.list_(pa.int64()))),
+                    ("min_pixels", pa.int64()),
+                    ("max_pixels", pa.int64()),
+                    ("scene_json", pa.string()),
+                    ("meta_json", pa.string()),
+                ]
+            ),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SceneDataSettings:
+    """What decides the bytes of a scene data set. `train`, `val`, `test` are numbers of rows, at least 0."""
+
+    seed: int = 0
+    train: int = 6400
+    val: int = 200
+    test: int = 600
+    families: tuple[str, ...] = LEARNABLE
+    shuffle_options: bool = False
+    system_prompt: str = ""  # empty: no system message
+
+    def __post_init__(self) -> None:
+        for name in SPLITS:
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be at least 0 rows, found {getattr(self, name)}")
+        unknown = sorted(set(self.families) - set(FAMILIES))
+        if unknown or not self.families:
+            raise ValueError(f"families must name some of {list(FAMILIES)}, found {list(self.families)}")
+
+
+def write_scenes(directory: Path | str, settings: SceneDataSettings) -> dict[str, Any]:
+    """Write `train.parquet`, `val.parquet`, `test.parquet` and, last, `manifest.json`; returns the manifest.
+
+    Files are made beside `directory` and renamed into place. A directory that already holds the data set of the same settings
+    is left as it is; raises FileExistsError when it holds anything else.
+    """
+    directory = Path(directory)
+    wanted = _settings_dict(settings)
+    if directory.exists() and any(directory.iterdir()):
+        return _existing(directory, wanted)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
+    try:
+        files = {}
+        for split in SPLITS:
+            path = temporary / f"{split}.parquet"
+            rows = list(scene_rows(settings, split))
+            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
+            pq.write_table(table, path, row_group_size=_ROW_GROUP, compression="zstd")
+            files[path.name] = {"rows": len(rows), "sha256": _sha256(path)}
+        manifest = {"dataset": "scenes", "format_version": FORMAT_VERSION, "settings": wanted, "files": files}
+        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        temporary.chmod(0o755)  # mkdtemp makes it private
+        if directory.exists():
+            directory.rmdir()  # empty, as checked above
+        os.replace(temporary, directory)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return manifest
+
+
+def scene_rows(settings: SceneDataSettings, split: str) -> Iterator[dict[str, Any]]:
+    """The rows of one split in verl's format, families in turn, no question twice."""
+    rng = Random(f"scenes/{settings.seed}/{split}")
+    seen: set[str] = set()
+    while len(seen) < getattr(settings, split):
+        index = len(seen)
+        sample = draw_sample(rng, settings.families[index % len(settings.families)], settings.shuffle_options)
+        uid = sample_uid(sample)
+        if uid in seen or not in_split(sample.scenes, split):
+            continue
+        seen.add(uid)
+        yield _row(sample, uid, split, index, settings.system_prompt)
+
+
+def sample_uid(sample: Sample) -> str:
+    """A name for the content of a question: same images, question and options, same uid (16 hexadecimal digits)."""
+    content = [_scene_json(sample), write_question(sample.question), list(sample.options)]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+
+def user_text(question: str, options: tuple[str, ...]) -> str:
+    """A question and its lettered options, one a line."""
+    return "\n".join([question, *(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))])
+
+
+def _row(sample: Sample, uid: str, split: str, index: int, system_prompt: str) -> dict[str, Any]:
+    question = write_question(sample.question)
+    content = "<image>" * len(sample.scenes) + user_text(question, sample.options)
+    prompt = [{"role": "system", "content": system_prompt}] if system_prompt else []
+    return {
+        "data_source": "scenes",
+        "prompt": [*prompt, {"role": "user", "content": content}],
+        "images": [{"bytes": encode_png(render(scene))} for scene in sample.scenes],
+        "ability": "spatial",
+        "reward_model": {"style": "rule", "ground_truth": sample.letter},
+        "extra_info": {
+            "split": split,
+            "index": index,
+            "uid": uid,
+            "dataset": "scenes",
+            "task_type": sample.question.kind,
+            "question": question,
+            "options": list(sample.options),
+            "gold_index": sample.gold_index,
+            "gt_boxes": [shape.box.as_list() for shape in sample.relevant],
+            "box_labels": [shape.name for shape in sample.relevant],
+            "box_image_idx": [0] * len(sample.relevant),
+            "img_wh": [[SIDE, SIDE]] * len(sample.scenes),
+            "min_pixels": _PIXELS,
+            "max_pixels": _PIXELS,
+            "scene_json": _scene_json(sample),
+            "meta_json": json.dumps({"shapes": [len(scene) for scene in sample.scenes]}),
+        },
+    }
+
+
+def _scene_json(sample: Sample) -> str:
+    return write_scene(scene_image(scene) for scene in sample.scenes)
+
+
+def _settings_dict(settings: SceneDataSettings) -> dict[str, Any]:
+    return {**asdict(settings), "families": list(settings.families)}
+
+
+def _existing(directory: Path, wanted: dict[str, Any]) -> dict[str, Any]:
+    fix = "Choose another directory or remove this one"
+    try:
+        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise FileExistsError(f"{directory} is not empty and has no {MANIFEST}: it is not a finished scene data set. {fix}") from None
+    except json.JSONDecodeError as error:
+        raise FileExistsError(f"{directory / MANIFEST} is not JSON ({error}). {fix}") from error
+    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION or manifest.get("settings") != wanted:
+        raise FileExistsError(f"{directory} holds a data set of other settings or format: its manifest differs from {wanted}. {fix}")
+    for name, entry in manifest["files"].items():
+        path = directory / name
+        if not path.is_file() or _sha256(path) != entry["sha256"]:
+            raise FileExistsError(f"{path} is missing or differs from its hash in {MANIFEST}. {fix}")
+    return manifest
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
