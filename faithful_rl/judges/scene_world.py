@@ -72,10 +72,14 @@ def read_scene(text: str) -> tuple[SceneImage, ...]:
 
 def _image_dict(image: SceneImage) -> dict[str, Any]:
     objects = sorted(
-        ({"box": thing.box.as_list(), "colour": thing.colour, "shape": thing.shape} for thing in image.objects),
+        ({"box": [_number(value) for value in thing.box.as_list()], "colour": thing.colour, "shape": thing.shape} for thing in image.objects),
         key=lambda entry: (entry["colour"], entry["shape"]),
     )
     return {"height": image.height, "objects": objects, "width": image.width}
+
+
+def _number(value: float) -> float:
+    return int(value) if value == int(value) else value  # one text for 2 and 2.0
 
 
 def _read_image(data: Any, index: int) -> SceneImage:

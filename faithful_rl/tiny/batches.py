@@ -36,13 +36,6 @@ class Batch:
     pixels: Tensor
 
 
-def question_text(question: str, options: Sequence[str]) -> str:
-    """A question with its lettered options, one a line: the user's text after the image."""
-    from faithful_rl.judges.scene_language import LETTERS
-
-    return "\n".join([question, *(f"{letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))])
-
-
 def pixel_values(scenes: Sequence[Scene]) -> Tensor:
     """Patches (B * 64, 1176) of rendered scenes, in the order and scale of Qwen2VLImageProcessor."""
     images = torch.from_numpy(np.stack([np.asarray(render(scene)) for scene in scenes])).permute(0, 3, 1, 2).float() / 255

@@ -23,12 +23,13 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
 
+from data_prep.scenes.dataset import user_text
 from data_prep.scenes.questions import LEARNABLE, draw_sample
 from data_prep.scenes.splits import in_split
 from data_prep.scenes.world import Scene, random_scene
 from faithful_rl.judges.scene_language import write_question
 from faithful_rl.tiny.alignment import align_vision, visual_tokens
-from faithful_rl.tiny.batches import IGNORED, IMAGE_TOKENS, PROMPT_HEAD, Batch, make_batch, position_ids, question_text
+from faithful_rl.tiny.batches import IGNORED, IMAGE_TOKENS, PROMPT_HEAD, Batch, make_batch, position_ids
 from faithful_rl.tiny.model import save_pretrained, tiny_config, tiny_model, tiny_processor
 from faithful_rl.tiny.teacher import Imperfection, caption, clean_trace, imperfect_trace
 from faithful_rl.tiny.tokenizer import DESCRIBE, train_tokenizer
@@ -118,7 +119,7 @@ def _clean_examples(settings: WarmStartSettings) -> Iterator[Example]:
             continue
         sample = draw_sample(rng, rng.choice(LEARNABLE))
         if in_split(sample.scenes, "train"):
-            yield sample.scenes[0], question_text(write_question(sample.question), sample.options), clean_trace(sample)
+            yield sample.scenes[0], user_text(write_question(sample.question), sample.options), clean_trace(sample)
 
 
 def _imperfect_examples(settings: WarmStartSettings) -> Iterator[Example]:
@@ -126,7 +127,7 @@ def _imperfect_examples(settings: WarmStartSettings) -> Iterator[Example]:
     while True:
         sample = draw_sample(rng, rng.choice(LEARNABLE))
         if in_split(sample.scenes, "train"):
-            text = question_text(write_question(sample.question), sample.options)
+            text = user_text(write_question(sample.question), sample.options)
             yield sample.scenes[0], text, imperfect_trace(sample, rng, settings.imperfection)
 
 
