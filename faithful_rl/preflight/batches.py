@@ -44,7 +44,17 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
             f"a number of rollouts that {workers} workers share equally",
             "Change the mini-batch, the group or the number of workers.",
         )
-    _check_micro(actor, mini * group // workers)
+    dynamic = actor["use_dynamic_bsz"]
+    _check_micro("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", actor, dynamic, mini * group // workers, "a mini-batch")
+    key = "log_prob_micro_batch_size_per_gpu"
+    _check_micro(f"actor_rollout_ref.rollout.{key}", rollout, rollout["log_prob_use_dynamic_bsz"], prompts * group // workers, "a batch")
+    if actor["use_kl_loss"]:
+        own = typed.reference_policy
+        scorers = own.n_gpus_per_node * own.nnodes if own.placement == "own_pool" else workers
+        reference = config["actor_rollout_ref"]["ref"]
+        _check_micro(
+            f"actor_rollout_ref.ref.{key}", reference, reference["log_prob_use_dynamic_bsz"], prompts * group // scorers, "a batch"
+        )
     _check_lengths(config["data"], rollout)
     _check_steps(config["trainer"], typed)
 
@@ -54,21 +64,19 @@ def _positive(key: str, value: int) -> None:
         raise ConfigError(key, value, "a whole number >= 1", "Change it.")
 
 
-def _check_micro(actor: Mapping[str, Any], per_worker: int) -> None:
-    micro = actor["ppo_micro_batch_size_per_gpu"]
-    if actor["use_dynamic_bsz"]:
+def _check_micro(key: str, node: Mapping[str, Any], dynamic: bool, per_worker: int, of_what: str) -> None:
+    """verl cuts a worker's share into equal micro-batches, and only finds out in the first step that it cannot."""
+    if dynamic:
         return
-    key = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+    micro = node[key.rpartition(".")[2]]
     if micro is None:
-        raise ConfigError(
-            key, "nothing", "rollouts per forward pass of one worker", "Set it, or set actor_rollout_ref.actor.use_dynamic_bsz=true."
-        )
+        raise ConfigError(key, "nothing", "rollouts per forward pass of one worker", f"Set {key}.")
     _positive(key, micro)
     if per_worker % micro:
         raise ConfigError(
             key,
             micro,
-            f"a divisor of the {per_worker} rollouts that one worker gets of a mini-batch",
+            f"a divisor of the {per_worker} rollouts that one worker gets of {of_what}",
             f"Choose one of {_divisors(per_worker)}.",
         )
 

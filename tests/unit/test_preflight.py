@@ -137,6 +137,18 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         f"{ACTOR}.ppo_micro_batch_size_per_gpu: found 32, expected a divisor of the 80 rollouts that one worker gets of a mini-batch. "
         "Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
     ),
+    "log-probability micro-batch does not divide": (
+        nothing,
+        ["data.train_batch_size=16"],
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu: found 160, expected a divisor of the 80 rollouts that one worker gets "
+        "of a batch. Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
+    ),
+    "reference micro-batch does not divide": (
+        nothing,
+        ["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=50"],
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu: found 50, expected a divisor of the 160 rollouts that one worker gets of a "
+        "batch. Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 32, 40, 80, 160.",
+    ),
     "no steps": (
         nothing,
         ["trainer.total_training_steps=0"],
