@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from data_prep.scenes.dataset import SceneDataSettings, write_scenes
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 
 IMAGE_TAG = "<image>"
@@ -21,10 +22,14 @@ def prepare(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     """Generate the synthetic scenes where the recipe asks for them and they are not there yet; their hashes are checked."""
     if typed.data.source != "scenes":
         return
-    from data_prep import scenes
-
     sizes = typed.data.scenes
-    scenes.ensure(Path(config["data"]["train_files"]).parent, seed=sizes.seed, train=sizes.train, val=sizes.val, test=sizes.test)
+    settings = SceneDataSettings(seed=sizes.seed, train=sizes.train, val=sizes.val, test=sizes.test)
+    try:
+        write_scenes(Path(config["data"]["train_files"]).parent, settings)
+    except FileExistsError as error:
+        raise ConfigError(
+            "faithful_rl.data.scenes.directory", "data that is not the recipe's", "the generator's files", f"{error}."
+        ) from error
 
 
 def check(config: Mapping[str, Any], limit: int) -> None:

@@ -322,6 +322,24 @@ def test_an_image_that_does_not_open_is_named(world: World, capsys: pytest.Captu
     assert f"data.train_files: found an image that does not open in {world.data}, row 1" in capsys.readouterr().err
 
 
+def test_scenes_are_made_once_and_refused_when_they_changed(
+    world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(world.root)
+    command = ["recipe=fgrpo_tiny", "mode=check", f"actor_rollout_ref.model.path={world.model}"]
+    sizes = [f"faithful_rl.data.scenes.{split}={rows}" for split, rows in (("train", 40), ("val", 4), ("test", 4))]
+    assert main.main([*command, *sizes]) == 0
+    folder = world.root / "outputs" / "data" / "scenes" / "seed0-40-4-4"
+    made = snapshot(folder)
+    assert set(made) == {"train.parquet", "val.parquet", "test.parquet", "manifest.json"}
+    assert main.main([*command, *sizes]) == 0
+    assert snapshot(folder) == made
+    (folder / "test.parquet").write_bytes(made["train.parquet"])
+    capsys.readouterr()
+    assert main.main([*command, *sizes]) == 2
+    assert "faithful_rl.data.scenes.directory: found data that is not the recipe's" in capsys.readouterr().err
+
+
 def test_a_full_disk_is_named(world: World, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: DiskUsage(10 * 2**30, 0, 2**29))
     assert world.run() == 2
