@@ -104,7 +104,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     except json.JSONDecodeError as error:
         raise CheckpointError(f"{path} is not JSON ({error}): it cannot be resumed") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
-        raise CheckpointError(f"{path} has version {state.get('version') if isinstance(state, dict) else None!r}, this code reads {VERSION}")
+        found = state.get("version") if isinstance(state, dict) else None
+        raise CheckpointError(f"{path} has version {found!r}, this code reads {VERSION}")
     return state
 
 
@@ -220,10 +221,12 @@ def refuse_unsupported(config: Any) -> None:
     """
     if config.algorithm.adv_estimator != "grpo":
         raise ValueError(
-            f"algorithm.adv_estimator is {config.algorithm.adv_estimator!r}: the constrained advantage replaces it and needs verl's critic-free "
-            "path, set it to grpo"
+            f"algorithm.adv_estimator is {config.algorithm.adv_estimator!r}: the constrained advantage replaces it and needs "
+            "verl's critic-free path, set it to grpo"
         )
     if config.algorithm.use_kl_in_reward:
-        raise ValueError("algorithm.use_kl_in_reward is true: a penalty inside the reward would enter the constraints, use actor.use_kl_loss")
+        raise ValueError("algorithm.use_kl_in_reward is true: the penalty would enter the advantages twice, use actor.use_kl_loss instead")
     if config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
-        raise ValueError("actor_rollout_ref.actor.checkpoint.async_save is true: verl then writes no marker of a finished checkpoint, set it to false")
+        raise ValueError(
+            "actor_rollout_ref.actor.checkpoint.async_save is true: nobody then knows when a checkpoint is whole, set it to false"
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,8 @@ def constrained_step(batch: RewardBatch, problem: ConstrainedProblem, settings: 
     except ColumnError as error:
         metrics.update({constraint_metric(name, "multiplier"): value for name, value in multipliers.items()})
         return StepResult(np.zeros(len(batch.rows)), {}, metrics, str(error), {})
-    combined = result.by_signal["task"] + sum((multipliers[name] * result.by_signal[name] for name in multipliers), np.zeros(len(batch.rows)))
+    weighted = (weight * result.by_signal[name] for name, weight in multipliers.items())
+    combined = sum(weighted, result.by_signal["task"])
     metrics.update({advantage_metric(name): float(np.abs(values).mean()) for name, values in result.by_signal.items() if values.size})
     metrics[ADVANTAGE_TOTAL_STD] = float(combined.std(ddof=1)) if combined.size > 1 else 0.0
     for step in steps.values():
@@ -78,3 +80,8 @@ def merge_updates(updates: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [update[name] for update in updates if name in update]
         merged[name] = values[-1] if name.startswith("constraint/") else float(np.mean(values))
     return merged
+
+
+def plain_numbers(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """The entries that are single numbers; verl also keeps dictionaries and text among its metrics."""
+    return {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, dict | str)}

@@ -22,7 +22,7 @@ from faithful_rl.verl_plugin.rollout_workers import DECODING_FIELD
 logger = logging.getLogger(__name__)
 
 PARTITION = "val"
-CHUNK = 512  # questions in flight at once, times the decodings
+CHUNK = 512  # questions in flight at once
 SUMMARY = "summary.json"
 
 
@@ -82,11 +82,13 @@ class HeldoutEvaluation:
         """Evaluate and write `heldout/<when>_<decoding>.jsonl` and the summary; returns decoding -> numbers."""
         rows: dict[str, list[dict[str, Any]]] = {decoding: [] for decoding in self._decodings}
         viewer: dict[str, list[dict[str, Any]]] = {decoding: [] for decoding in self._decodings}
-        for positions in self._chunks():
-            for decoding, row, record in self._evaluate(positions, step):
-                rows[decoding].append(row)
-                if len(viewer[decoding]) < self._viewer_rollouts:
-                    viewer[decoding].append(record)
+        # One decoding after the other: vLLM's CPU sampler heeds seeds only when every request of its batch is sampled with one.
+        for decoding in self._decodings:
+            for positions in self._chunks():
+                for row, record in self._evaluate(decoding, positions, step):
+                    rows[decoding].append(row)
+                    if len(viewer[decoding]) < self._viewer_rollouts:
+                        viewer[decoding].append(record)
         summary = {}
         for decoding in self._decodings:
             failed = self._questions - len(rows[decoding])
@@ -106,45 +108,50 @@ class HeldoutEvaluation:
         for start in range(0, self._questions, CHUNK):
             yield range(start, min(start + CHUNK, self._questions))
 
-    def _evaluate(self, positions: range, step: int) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-        """Submit the questions with every decoding at once; yields (decoding, line, viewer record) in question order."""
+    def _evaluate(self, decoding: str, positions: range, step: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+        """Submit some questions; yields (line, viewer record) in question order."""
         trainer = self._trainer
-        uids = [question_uid(decoding, position) for decoding in self._decodings for position in positions]
-        batch_dict = collate_fn([trainer.val_dataset[position] for _ in self._decodings for position in positions])
+        uids = [question_uid(decoding, position) for position in positions]
+        batch_dict = collate_fn([trainer.val_dataset[position] for position in positions])
         batch_dict["uid"] = np.array(uids, dtype=object)
-        batch_dict[DECODING_FIELD] = np.array([decoding for decoding in self._decodings for _ in positions], dtype=object)
+        batch_dict[DECODING_FIELD] = np.array([decoding] * len(uids), dtype=object)
         batch_dict["__rollout_n__"] = np.array([1] * len(uids), dtype=object)
         batch = tu.get_tensordict(batch_dict)
         tu.assign_non_tensor_data(batch, "global_steps", step)
         tu.assign_non_tensor_data(batch, "validate", True)
-        tq.kv_batch_put(keys=uids, partition_id=PARTITION, tags=[{"is_prompt": True, "status": "pending", "global_steps": step} for _ in uids])
+        tags = [{"is_prompt": True, "status": "pending", "global_steps": step} for _ in uids]
+        tq.kv_batch_put(keys=uids, partition_id=PARTITION, tags=tags)
         trainer.agent_loop_manager.generate_sequences(batch)
         sampled, _ = trainer.replay_buffer.sample(global_steps=step, partition_id=PARTITION, batch_size=len(uids))
+        if not sampled.keys:
+            return
         try:
-            yield from self._lines(sorted(sampled.keys, key=split_key), step)
+            yield from self._lines(decoding, sorted(sampled.keys, key=split_key), step)
         finally:
             tq.kv_clear(keys=sampled.keys, partition_id=PARTITION)
 
-    def _lines(self, keys: Sequence[str], step: int) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    def _lines(self, decoding: str, keys: Sequence[str], step: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         data = queue_io.read_objects(keys, PARTITION, ["extra_fields", "extra_info", "reward_model", "raw_prompt"])
         tokens = queue_io.read_responses(keys, PARTITION)
-        order = {decoding: number for number, decoding in enumerate(self._decodings)}
-        parts = [key.rsplit("_", 2)[0].split("-") for key in keys]
-        for index in sorted(range(len(keys)), key=lambda i: (order[parts[i][1]], parts[i][2])):
-            decoding, extra = parts[index][1], data["extra_fields"][index]
+        for index, key in enumerate(keys):
+            uid, extra, info = split_key(key)[0], data["extra_fields"][index], data["extra_info"][index] or {}
             columns = {name: float(extra["reward_extra_info"][name]) for name in COLUMNS}
             text = self._trainer.tokenizer.decode(tokens[index], skip_special_tokens=True)
-            info = data["extra_info"][index] or {}
             line = {
-                "uid": str(info.get("uid", parts[index][2])),
+                "uid": str(info.get("uid", uid)),
                 "task_type": info.get("task_type"),
                 "response": text,
                 "response_tokens": len(tokens[index]),
                 **columns,
             }
-            fields = {name: values[index] for name, values in data.items()}
             record = rollout_dump.record(
-                step=step, split="heldout", decoding=decoding, group=f"{decoding}-{parts[index][2]}", response=text, fields=fields,
-                columns=columns, judged_json=extra.get(DETAILS_KEY, ""),
-            )  # fmt: skip
-            yield decoding, line, record
+                step=step,
+                split="heldout",
+                decoding=decoding,
+                group=uid,
+                response=text,
+                fields={name: values[index] for name, values in data.items()},
+                columns=columns,
+                judged_json=extra.get(DETAILS_KEY, ""),
+            )
+            yield line, record

@@ -59,7 +59,8 @@ def build_backend(settings: dict[str, Any]) -> JudgeBackend:
     """
     name = str(settings.get("backend", "scene"))
     if name not in BACKENDS:
-        raise ValueError(f"judge backend {name!r} is unknown, expected one of {', '.join(sorted(BACKENDS))}: set faithful_rl.judges.<judge>.backend")
+        known = ", ".join(sorted(BACKENDS))
+        raise ValueError(f"judge backend {name!r} is unknown, expected one of {known}: set faithful_rl.judges.<judge>.backend")
     return BACKENDS[name](settings)
 
 
@@ -94,7 +95,7 @@ class JudgeWorker:
         except TimeoutError:
             self._failed += 1
             return Score(None, Reason.JUDGE_TIMEOUT)
-        except Exception:  # noqa: BLE001 a backend may raise anything, and a measurement that failed is a result here
+        except Exception:  # a backend may raise anything, and a measurement that failed is a result here
             logger.exception("%s judge failed on rollout of question %s", self._judge, request.uid)
             self._failed += 1
             return Score(None, Reason.JUDGE_ERROR)

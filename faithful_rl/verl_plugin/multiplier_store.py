@@ -1,7 +1,7 @@
 """The one place where a run's multipliers can be read, by any process of the cluster, with the step they belong to.
 
-    ray.init(address="auto", namespace=<the run's namespace>)
-    ray.get(connect().read.remote())  # {"step": 12, "multipliers": {"consistency": 1.04, ...}}
+ray.init(address="auto", namespace=<the run's namespace>)
+ray.get(connect().read.remote())  # {"step": 12, "multipliers": {"consistency": 1.04, ...}}
 """
 
 from __future__ import annotations

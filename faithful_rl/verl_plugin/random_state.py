@@ -10,6 +10,13 @@ import numpy as np
 import torch
 
 
+def seed(value: int) -> None:
+    """Start all three from one seed, in [0, 2**32)."""
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
+
+
 def capture() -> dict[str, Any]:
     version, words, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)

@@ -51,7 +51,9 @@ def start_own_group(trainer: Any) -> None:
     role = str(Role.RefPolicy)
     worker = RayClassWithInitArgs(cls=trainer.role_worker_mapping[Role.RefPolicy], config=trainer.config.actor_rollout_ref, role=role)
     group = RayWorkerGroup(
-        resource_pool=pool, ray_cls_with_init=create_colocated_worker_cls(class_dict={role: worker}), device_name=trainer.config.trainer.device
+        resource_pool=pool,
+        ray_cls_with_init=create_colocated_worker_cls(class_dict={role: worker}),
+        device_name=trainer.config.trainer.device,
     )
     trainer.ref_policy_wg = group.spawn(prefix_set={role})[role]
     trainer.ref_policy_wg.init_model()

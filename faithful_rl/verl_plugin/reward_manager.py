@@ -77,7 +77,8 @@ def details_json(parsed: ParsedResponse, rollout: ScoredRollout) -> str:
     return json.dumps(
         {
             "sentences": [
-                {"text": one.text, "start": one.start, "end": one.end, "verdict": one.verdict.name, "why": one.why} for one in rollout.sentences
+                {"text": one.text, "start": one.start, "end": one.end, "verdict": one.verdict.name, "why": one.why}
+                for one in rollout.sentences
             ],
             "boxes_predicted": [box.as_list() for box in parsed.boxes[:64]],
             "answer": parsed.answer,
@@ -103,7 +104,12 @@ class FaithfulRewardManager(RewardManagerBase):
     """verl's face of `RolloutScorer`: `reward_score` is the task reward, `reward_extra_info` the fixed numeric columns."""
 
     def __init__(
-        self, config: DictConfig, tokenizer: Any, compute_score: Any, reward_router_address: str | None = None, reward_model_tokenizer: Any = None
+        self,
+        config: DictConfig,
+        tokenizer: Any,
+        compute_score: Any,
+        reward_router_address: str | None = None,
+        reward_model_tokenizer: Any = None,
     ) -> None:
         super().__init__(config, tokenizer, compute_score)
         self._scorer = scorer_from_config(config)

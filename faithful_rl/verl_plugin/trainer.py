@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from omegaconf import DictConfig, open_dict
@@ -27,7 +27,7 @@ from faithful_rl.constraints import ConstrainedProblem
 from faithful_rl.metrics import TRAIN_RESPONSE_TOKENS, MetricsWriter, drop_after, heldout_metric, read_metrics
 from faithful_rl.run_directory import METRICS, rollout_file, write_status
 from faithful_rl.verl_plugin import checkpoint, queue_io, random_state, reference_policy, rollout_dump
-from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_updates
+from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_updates, plain_numbers
 from faithful_rl.verl_plugin.heldout import HeldoutEvaluation
 from faithful_rl.verl_plugin.reward_columns import RewardBatch, read_batch, scatter, split_key
 from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY
@@ -36,8 +36,14 @@ from faithful_rl.verl_plugin.step_guard import StepGuard
 
 logger = logging.getLogger(__name__)
 
+POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is as long as a whole step of a tiny model
 
-class FaithfulTrainerMixin:
+
+# The type checker sees verl's base class; at run time the mixin's methods come before those of any of its subclasses.
+_Host: Any = PPOTrainer if TYPE_CHECKING else object
+
+
+class FaithfulTrainerMixin(_Host):
     """Goes in front of one of verl's trainers. `control` is set by the task runner before `init()`.
 
     Attributes:
@@ -51,11 +57,13 @@ class FaithfulTrainerMixin:
         self.settings = from_node(config.faithful_rl)
         checkpoint.refuse_unsupported(config)
         self.run_dir = Path(self.settings.output_dir)
-        super().__init__(config)  # type: ignore[call-arg]
+        super().__init__(config)
+        self.replay_buffer.poll_interval = POLL_SECONDS
         self.problem = ConstrainedProblem.from_settings(settings_of(config.faithful_rl.constraints), self.settings.coverage_floor)
         self.advantage_settings = AdvantageSettings(**vars(self.settings.advantage))
         self.guard = StepGuard(self.settings.stop_after_nonfinite_steps)
         self.prompts_drawn = 0
+        random_state.seed(self.settings.seed)
         self._identity = checkpoint.identity(self.settings, checkpoint.training_facts(config))
         self._keep = config.trainer.get("max_actor_ckpt_to_keep", None)
         with open_dict(config):
@@ -65,17 +73,16 @@ class FaithfulTrainerMixin:
         self._saved_step = -1
         self._writer: MetricsWriter | None = None
         self._began = time.time()
-        self._generating = False
 
     # ---- set-up ----
 
     def _init_resource_pool_mgr(self) -> None:
-        super()._init_resource_pool_mgr()  # type: ignore[misc]
+        super()._init_resource_pool_mgr()
         if reference_policy.wants_own_pool(self.config):
             reference_policy.plan_own_pool(self)
 
     def _setup(self) -> None:
-        super()._setup()  # type: ignore[misc]
+        super()._setup()
         if reference_policy.wants_own_pool(self.config) and getattr(self, "ref_policy_wg", None) is getattr(self, "actor_rollout_wg", None):
             reference_policy.start_own_group(self)
 
@@ -87,7 +94,7 @@ class FaithfulTrainerMixin:
         rows = read_metrics(self.run_dir / METRICS)
         self._began = time.time() - (rows[-1].get("time_s", 0.0) if rows else 0.0)
         try:
-            super().fit(agent_loop_manager)  # type: ignore[misc]
+            super().fit(agent_loop_manager)
             if self.outcome == "finished" and self.settings.evaluation.at_end:
                 self._evaluate("after", self.planned_steps)
         finally:
@@ -97,11 +104,15 @@ class FaithfulTrainerMixin:
         self._publish(self.global_steps - 1)
         if self.settings.evaluation.at_start and self.global_steps == 1:
             self._evaluate("before", 0)
-        super().on_train_begin()  # type: ignore[misc]
+        super().on_train_begin()
 
     def _evaluate(self, when: str, step: int) -> None:
         evaluation = HeldoutEvaluation(
-            self, self.run_dir, self.settings.evaluation.decodings, self.settings.evaluation.max_questions, self.settings.ui.rollouts_per_step
+            self,
+            self.run_dir,
+            self.settings.evaluation.decodings,
+            self.settings.evaluation.max_questions,
+            self.settings.ui.rollouts_per_step,
         )
         if evaluation.done(when):
             return
@@ -120,7 +131,7 @@ class FaithfulTrainerMixin:
 
     def _fetch_one_gen_batch(self) -> Any:
         """verl's prompts under uids that count draws instead of random ones, so that a resumed run names and seeds them alike."""
-        batch = super()._fetch_one_gen_batch()  # type: ignore[misc]
+        batch = super()._fetch_one_gen_batch()
         first = self.prompts_drawn
         self.prompts_drawn += len(batch)
         tu.assign_non_tensor_stack(batch, "uid", [f"{number:012d}" for number in range(first, self.prompts_drawn)])
@@ -130,7 +141,7 @@ class FaithfulTrainerMixin:
         """Rollouts arrive in the order in which they end; sort them before anything depends on order."""
         batch.reorder(sorted(range(len(batch.keys)), key=lambda index: split_key(batch.keys[index])))
         with self.control.watchdog.phase("balance_batch"):
-            return super()._balance_batch(batch, *args, **kwargs)  # type: ignore[misc]
+            return super()._balance_batch(batch, *args, **kwargs)
 
     # ---- one step ----
 
@@ -139,29 +150,29 @@ class FaithfulTrainerMixin:
         self.guard.begin_step()
         self._updates = []
         self.control.watchdog.enter("step")
-        super().on_step_begin()  # type: ignore[misc]
+        super().on_step_begin()
 
     def on_sample_begin(self) -> None:
         self.control.watchdog.enter("generation")
-        super().on_sample_begin()  # type: ignore[misc]
+        super().on_sample_begin()
 
     def on_sample_end(self) -> None:
         self.control.watchdog.leave("generation")
         with self.control.watchdog.phase("sleep_replicas"):
-            super().on_sample_end()  # type: ignore[misc]
+            super().on_sample_end()
 
     def _compute_old_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         with self.control.watchdog.phase("old_log_prob"):
-            return super()._compute_old_log_prob(batch, metrics=metrics)  # type: ignore[misc]
+            return super()._compute_old_log_prob(batch, metrics=metrics)
 
     def _compute_ref_log_prob(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         with self.control.watchdog.phase("ref_log_prob"):
-            return super()._compute_ref_log_prob(batch, metrics=metrics)  # type: ignore[misc]
+            return super()._compute_ref_log_prob(batch, metrics=metrics)
 
     def _compute_advantage(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         """verl's own step first (rollout correction rewrites masks there), then our advantages replace its columns."""
         with self.control.watchdog.phase("advantage"):
-            batch = super()._compute_advantage(batch, metrics=metrics)  # type: ignore[misc]
+            batch = super()._compute_advantage(batch, metrics=metrics)
             extra = queue_io.read_objects(batch.keys, batch.partition_id, ["extra_fields"])["extra_fields"]
             rewards = read_batch(batch.keys, batch.tags, extra)
             result = constrained_step(rewards, self.problem, self.advantage_settings)
@@ -179,7 +190,7 @@ class FaithfulTrainerMixin:
         if self.guard.rejected:
             return batch
         with self.control.watchdog.phase("update_actor"):
-            batch = super()._update_actor(batch, metrics=metrics)  # type: ignore[misc]
+            batch = super()._update_actor(batch, metrics=metrics)
         self.guard.inspect(metrics)
         return batch
 
@@ -187,7 +198,7 @@ class FaithfulTrainerMixin:
         if self.trainer_mode != "sync" and self._must_stop() and self._saved_step != self.global_steps:
             self._write_checkpoint()
         with self.control.watchdog.phase("update_weights"):
-            super().on_step_end()  # type: ignore[misc]
+            super().on_step_end()
         self.control.watchdog.leave("step")
 
     def _publish(self, step: int) -> None:
@@ -220,14 +231,16 @@ class FaithfulTrainerMixin:
         ]  # fmt: skip
         rollout_dump.write_lines(rollout_file(self.run_dir, self.global_steps), records)
 
-    def _compute_metrics(self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int) -> None:
+    def _compute_metrics(
+        self, batch: KVBatchMeta, metrics: dict[str, Any], timing_raw: dict[str, Any], global_steps: int, epoch: int
+    ) -> None:
         """verl's metrics and ours; then the step's row, and only then the checkpoint, so that a resumed run lacks no row."""
-        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)  # type: ignore[misc]
+        super()._compute_metrics(batch, metrics, timing_raw, global_steps, epoch)
         metrics.update(merge_updates(self._updates))
         metrics.update(self.guard.end_step(global_steps))
         metrics["time_s"] = time.time() - self._began
         if self._writer is not None:
-            self._writer.append(global_steps, {name: float(value) for name, value in metrics.items() if np.ndim(value) == 0 and not isinstance(value, dict | str)})
+            self._writer.append(global_steps, plain_numbers(metrics))
         stop = self._must_stop()
         if (self._save_due or stop) and self._saved_step != global_steps:
             self._write_checkpoint()
@@ -252,7 +265,7 @@ class FaithfulTrainerMixin:
         self._status("saving", f"checkpoint of step {self.global_steps}")
         with self.control.watchdog.phase("save_checkpoint"):
             checkpoint.write_state(folder, self._state())
-            super()._save_checkpoint()  # type: ignore[misc]
+            super()._save_checkpoint()
             checkpoint.mark_complete(folder, self.global_steps)
             checkpoint.prune(folder.parent, self._keep)
         self._save_due, self._saved_step = False, self.global_steps
@@ -282,7 +295,7 @@ class FaithfulTrainerMixin:
             trainer.resume_mode = "disable" if folder is None else "resume_path"
             trainer.resume_from_path = None if folder is None else str(folder)
         with self.control.watchdog.phase("load_checkpoint"):
-            super()._load_checkpoint()  # type: ignore[misc]
+            super()._load_checkpoint()
         drop_after(self.run_dir / METRICS, self.global_steps)
         if state is not None:
             self.problem.load_state_dict(state["problem"])
