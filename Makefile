@@ -21,8 +21,9 @@ CPU := $(VENV)/.installed-cpu-$(SUM)
 DEV := $(VENV)/.installed-dev-$(SUM)
 
 # pip's long talk goes to a file; its end is shown when it fails.
+COMMA := ,
 define pip_install
-@$(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK) -e '$(1)' >$(VENV)/install.log 2>&1 || { \
+@$(BIN)/python -m pip install --disable-pip-version-check -c $(LOCK) -e '.[$(1)]' >$(VENV)/install.log 2>&1 || { \
 	tail -n 20 $(VENV)/install.log >&2; echo "error: the installation failed; all of pip's output is in $(VENV)/install.log" >&2; exit 1; }
 endef
 
@@ -61,12 +62,12 @@ $(BIN)/python:
 
 $(CPU): | $(BIN)/python
 	@echo "Installing into $(VENV) (the CPU build of torch comes from PyTorch's CPU wheel index, see README)"
-	$(call pip_install,.[cpu])
+	$(call pip_install,cpu)
 	@rm -f $(VENV)/.installed-cpu-*
 	@touch $@
 
 $(DEV): | $(BIN)/python
 	@echo "Installing into $(VENV) (the CPU build of torch comes from PyTorch's CPU wheel index, see README)"
-	$(call pip_install,.[cpu,dev])
+	$(call pip_install,cpu$(COMMA)dev)
 	@rm -f $(VENV)/.installed-dev-* $(VENV)/.installed-cpu-*
 	@touch $@ $(CPU)
