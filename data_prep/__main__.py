@@ -1,7 +1,7 @@
 """`python -m data_prep SOURCE key=value ...`: prepare one data set.
 
-    python -m data_prep scenes out=DIR [seed=0] [train=6400] [val=200] [test=600]
-                               [families=left_right,count] [shuffle_options=true] [system_prompt=TEXT]
+python -m data_prep scenes out=DIR [seed=0] [train=6400] [val=200] [test=600]
+                           [families=left_right,count] [shuffle_options=true] [system_prompt=TEXT]
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def _value(key: str, text: str) -> Any:
             return text == "true"
         case "system_prompt":
             return text
-    raise UsageError(f"unknown key {key!r} (or an empty value); known: out, seed, train, val, test, families, shuffle_options, system_prompt")
+    known = "out, seed, train, val, test, families, shuffle_options, system_prompt"
+    raise UsageError(f"unknown key {key!r} (or an empty value); known: {known}")
 
 
 def main(arguments: list[str] | None = None) -> int:

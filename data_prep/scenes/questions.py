@@ -7,7 +7,19 @@ from dataclasses import dataclass
 from random import Random
 
 from data_prep.scenes.world import GRID, Scene, Shape, random_scene
-from faithful_rl.judges.scene_language import DIAGONALS, LETTERS, RELATIONS, Between, Claim, Counted, Moved, Nearest, OddOneOut, Question, Related
+from faithful_rl.judges.scene_language import (
+    DIAGONALS,
+    LETTERS,
+    RELATIONS,
+    Between,
+    Claim,
+    Counted,
+    Moved,
+    Nearest,
+    OddOneOut,
+    Question,
+    Related,
+)
 from faithful_rl.judges.scene_world import COLOURS, SHAPES
 
 LEARNABLE = ("left_right", "above_below", "direction", "count")  # a model of about a million parameters learns these
@@ -115,7 +127,9 @@ def _between(rng: Random) -> Sample | None:
 def _nearest(rng: Random) -> Sample | None:
     scene = random_scene(rng, rng.randint(3, 4))
     reference, *others = scene
-    distances = sorted(((shape.row - reference.row) ** 2 + (shape.column - reference.column) ** 2, index) for index, shape in enumerate(others))
+    distances = sorted(
+        ((shape.row - reference.row) ** 2 + (shape.column - reference.column) ** 2, index) for index, shape in enumerate(others)
+    )
     if distances[0][0] == distances[1][0]:
         return None
     nearest = others[distances[0][1]]

@@ -58,9 +58,7 @@ def random_scene(rng: Random, count: int | None = None) -> Scene:
     count = count if count is not None else rng.randint(2, 4)
     names = rng.sample([(colour, shape) for colour in COLOURS for shape in SHAPES], count)
     cells = rng.sample(range(GRID * GRID), count)
-    return tuple(
-        Shape(colour, shape, *divmod(cell, GRID), rng.choice(SIZES)) for (colour, shape), cell in zip(names, cells, strict=True)
-    )
+    return tuple(Shape(colour, shape, *divmod(cell, GRID), rng.choice(SIZES)) for (colour, shape), cell in zip(names, cells, strict=True))
 
 
 def scene_image(scene: Iterable[Shape]) -> SceneImage:
@@ -70,7 +68,8 @@ def scene_image(scene: Iterable[Shape]) -> SceneImage:
 
 @cache
 def _background() -> Image.Image:
-    # An absolute cue: red falls with x, blue with y. The vision tower sees only relative positions and could not tell places apart without it.
+    # An absolute cue: red falls with x, blue with y. Without it the vision tower, which has only relative positions,
+    # could not tell places apart.
     fall = np.linspace(170, 50, SIDE)
     pixels = np.empty((SIDE, SIDE, 3), dtype=np.uint8)
     pixels[..., 0] = fall[None, :]

@@ -103,7 +103,7 @@ def _verdict(sentence: Sentence, verdict: Verdict, why: str) -> SentenceVerdict:
     return SentenceVerdict(sentence.text, sentence.start, sentence.end, verdict, why)
 
 
-def _facts(claim: Claim) -> list[Hashable]:
+def _facts(claim: Claim) -> Sequence[Hashable]:
     """What a true claim adds, in a form in which restatements are equal ("a is left of b", "b is right of a")."""
     match claim:
         case Located(subject, quarter, boxes):

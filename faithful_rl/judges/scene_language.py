@@ -101,7 +101,8 @@ _COLOUR = "|".join(COLOURS)
 _BOXES = r"((?: ?<bbox>(?:(?!</?bbox>).)*</bbox>)*)"
 _IN_IMAGE = r"(?:In the (first|second) image,? )?"
 _LOCATED = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is (?:in the ({'|'.join(DIAGONALS)})|at)(?: at)?{_BOXES}\.?", re.DOTALL)
-_RELATED = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is (?:(left|right) of|(above|below)|to the ({'|'.join(DIAGONALS)}) of) the ({_NAME})\.?")
+_DIAGONAL = "|".join(DIAGONALS)
+_RELATED = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is (?:(left|right) of|(above|below)|to the ({_DIAGONAL}) of) the ({_NAME})\.?")
 _COUNTED = re.compile(rf"{_IN_IMAGE}[Tt]here (?:is|are) ([0-9]{{1,3}}) ({_COLOUR}) shapes?\.?")
 _BETWEEN = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is between the ({_NAME}) and the ({_NAME})\.?")
 _NEAREST = re.compile(rf"{_IN_IMAGE}[Tt]he ({_NAME}) is nearest to the ({_NAME})\.?")
@@ -135,8 +136,8 @@ def write_claim(claim: Claim) -> str:
             place = "at" if quarter is None else f"in the {quarter}"
             return f"The {subject} is {place}" + "".join(" " + write_box(box) for box in boxes if box is not None) + "."
         case Related(subject, relation, reference):
-            phrase = relation if relation in ("above", "below") else f"{relation} of" if relation in ("left", "right") else f"to the {relation} of"
-            return f"The {subject} is {phrase} the {reference}."
+            phrases = {"above": "above", "below": "below", "left": "left of", "right": "right of"}
+            return f"The {subject} is {phrases.get(relation, f'to the {relation} of')} the {reference}."
         case Counted(colour, number):
             return f"There is 1 {colour} shape." if number == 1 else f"There are {number} {colour} shapes."
         case Between(subject, (first, second)):

@@ -49,7 +49,8 @@ class SceneImage:
 
 def write_scene(images: Iterable[SceneImage]) -> str:
     """Canonical JSON text of the images of one question."""
-    return json.dumps({"images": [_image_dict(image) for image in images], "version": FORMAT_VERSION}, sort_keys=True, separators=(",", ":"))
+    data = {"images": [_image_dict(image) for image in images], "version": FORMAT_VERSION}
+    return json.dumps(data, sort_keys=True, separators=(",", ":"))
 
 
 def read_scene(text: str) -> tuple[SceneImage, ...]:
@@ -72,8 +73,11 @@ def read_scene(text: str) -> tuple[SceneImage, ...]:
 
 def _image_dict(image: SceneImage) -> dict[str, Any]:
     objects = sorted(
-        ({"box": [_number(value) for value in thing.box.as_list()], "colour": thing.colour, "shape": thing.shape} for thing in image.objects),
-        key=lambda entry: (entry["colour"], entry["shape"]),
+        (
+            {"box": [_number(value) for value in thing.box.as_list()], "colour": thing.colour, "shape": thing.shape}
+            for thing in image.objects
+        ),
+        key=lambda entry: (str(entry["colour"]), str(entry["shape"])),
     )
     return {"height": image.height, "objects": objects, "width": image.width}
 

@@ -6,6 +6,7 @@ the sum of the word embeddings of its shape and codes for its place and size tak
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from random import Random
 
 import torch
@@ -34,7 +35,8 @@ class CellCodes:
         targets = places.repeat(len(scenes), 1, 1)
         for index, scene in enumerate(scenes):
             for shape in scene:
-                targets[index, shape.row * GRID + shape.column] += self.words[shape.colour] + self.words[shape.shape] + self.sizes[shape.size]
+                code = self.words[shape.colour] + self.words[shape.shape] + self.sizes[shape.size]
+                targets[index, shape.row * GRID + shape.column] += code
         return targets
 
 
@@ -51,13 +53,14 @@ def align_vision(
     steps: int,
     batch_size: int = 64,
     learning_rate: float = 3e-3,
+    report: Callable[[str, int, int, float], None] | None = None,
 ) -> float:
     """Train the vision tower; returns the last loss as a share of the targets' variance, in [0, 1] when it learns at all."""
     codes = CellCodes(model, tokenizer, torch.Generator().manual_seed(rng.getrandbits(32)))
     optimizer = torch.optim.AdamW(model.model.visual.parameters(), lr=learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=max(steps, 2), pct_start=0.05)
     share = 1.0
-    for _ in range(steps):
+    for step in range(steps):
         # More shapes than a question's scene has: more to learn from each image.
         scenes = [_training_scene(rng) for _ in range(batch_size)]
         targets = codes.targets(scenes)
@@ -68,6 +71,8 @@ def align_vision(
         optimizer.step()
         schedule.step()
         share = float(loss.detach())
+        if report is not None:
+            report("alignment", step + 1, steps, share)
     return share
 
 

@@ -1,6 +1,6 @@
 """Held-out quality of a tiny model with transformers' own generation: what the warm start's manifest reports.
 
-    python -m faithful_rl.tiny.evaluate MODEL_DIRECTORY [questions]
+python -m faithful_rl.tiny.evaluate MODEL_DIRECTORY [questions]
 """
 
 from __future__ import annotations
@@ -125,4 +125,4 @@ def evaluate(directory: Path | str, questions: int = 400, seed: int = 0, split: 
 
 if __name__ == "__main__":
     arguments = dict(enumerate(sys.argv[1:]))
-    print(json.dumps(evaluate(arguments[0], int(arguments.get(1, "400"))), indent=2))
+    sys.stdout.write(json.dumps(evaluate(arguments[0], int(arguments.get(1, "400"))), indent=2) + "\n")

@@ -7,8 +7,10 @@ Deterministic: one seed, one number of threads and one version of torch give the
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
+import platform
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,9 +18,11 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from random import Random
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as functional
+import transformers
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGeneration
@@ -26,13 +30,18 @@ from transformers import PreTrainedTokenizerFast, Qwen2_5_VLForConditionalGenera
 from data_prep.scenes.dataset import user_text
 from data_prep.scenes.questions import LEARNABLE, draw_sample
 from data_prep.scenes.splits import in_split
-from data_prep.scenes.world import Scene, random_scene
+from data_prep.scenes.world import Scene, random_scene, scene_image
 from faithful_rl.judges.scene_language import write_question
+from faithful_rl.judges.scene_world import write_scene
 from faithful_rl.tiny.alignment import align_vision, visual_tokens
-from faithful_rl.tiny.batches import IGNORED, IMAGE_TOKENS, PROMPT_HEAD, Batch, make_batch, position_ids
+from faithful_rl.tiny.batches import IGNORED, IMAGE_TOKENS, Batch, make_batch, position_ids
+from faithful_rl.tiny.evaluate import evaluate
 from faithful_rl.tiny.model import save_pretrained, tiny_config, tiny_model, tiny_processor
 from faithful_rl.tiny.teacher import Imperfection, caption, clean_trace, imperfect_trace
 from faithful_rl.tiny.tokenizer import DESCRIBE, train_tokenizer
+
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
 
 logger = logging.getLogger(__name__)
 
@@ -40,7 +49,10 @@ logger = logging.getLogger(__name__)
 _BANNED_LOG_PROBABILITY = -20.0
 _POOL = 8  # batches drawn together and sorted by length, so that little is spent on padding
 
+MANIFEST = "manifest.json"
+
 Example = tuple[Scene, str, str]  # scene, user text, response
+Progress = Callable[[str, int, int, float], None]  # stage, step from 1, steps, loss
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +78,15 @@ class WarmStartSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """A stage of language modelling: its name (also a part of its random seed), steps, and factor on the learning rates."""
+
+    name: str
+    steps: int
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
 class StageReport:
     """One stage's steps, seconds, and loss (mean over its last tenth; nats a token, a share of the variance for alignment)."""
 
@@ -75,35 +96,57 @@ class StageReport:
     loss: float
 
 
-def run(settings: WarmStartSettings, output_dir: Path | str, progress: Callable[[str, int, int, float], None] | None = None) -> Path:
+def run(settings: WarmStartSettings, output_dir: Path | str, progress: Progress | None = None, questions: int = 400) -> Path:
     """Train the warm start into `output_dir`, which must not hold one already; returns the directory.
 
-    `progress(stage, step, steps, loss)` is called after each step. `manifest.json` is written last: a directory without it is
-    not finished. Raises FileExistsError when the directory holds a manifest.
+    `progress(stage, step, steps, loss)` is called after each step. `questions` held-out ones of the val split are evaluated at
+    the end, 0 for none. `manifest.json` is written last: a directory without it is not finished.
+
+    Raises:
+        FileExistsError: the directory holds a manifest.
     """
     output_dir = Path(output_dir)
-    if (output_dir / "manifest.json").exists():
-        raise FileExistsError(f"{output_dir} already holds a warm start (manifest.json); choose another output directory or remove it")
+    if (output_dir / MANIFEST).exists():
+        raise FileExistsError(f"{output_dir} already holds a warm start ({MANIFEST}); choose another output directory or remove it")
     torch.set_num_threads(settings.threads)
+    report = progress or (lambda stage, step, steps, loss: None)
     tokenizer = train_tokenizer()
     model = tiny_model(tiny_config(tokenizer), settings.seed)
-    model.config.use_cache = False
-    report = progress or (lambda stage, step, steps, loss: None)
+    data = hashlib.sha256()
+    clean, imperfect = _hashed(_clean_examples(settings), data), _hashed(_imperfect_examples(settings), data)
     stages = [
-        _align(model, tokenizer, settings),
-        _train(model, tokenizer, settings, "clean", settings.clean_steps, 1.0, _clean_examples(settings), report),
+        _align(model, tokenizer, settings, report),
+        _train(model, tokenizer, settings, Stage("clean", settings.clean_steps, 1.0), clean, report),
+        _train(model, tokenizer, settings, Stage("imperfect", settings.imperfect_steps, settings.imperfect_rate), imperfect, report),
     ]
-    stages.append(
-        _train(model, tokenizer, settings, "imperfect", settings.imperfect_steps, settings.imperfect_rate, _imperfect_examples(settings), report)
-    )
-    model.config.use_cache = True
     save_pretrained(model, tiny_processor(tokenizer), output_dir)
+    metrics = evaluate(output_dir, questions) if questions else {}
+    manifest = {
+        "recipe": "sft_tiny",
+        "settings": asdict(settings),
+        "stages": [asdict(stage) for stage in stages],
+        "data_sha256": data.hexdigest(),
+        "weights_sha256": hashlib.sha256((output_dir / "model.safetensors").read_bytes()).hexdigest(),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "metrics": {"split": "val", "questions": questions, **metrics},
+        "versions": {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__},
+    }
+    (output_dir / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     return output_dir
 
 
-def _align(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, settings: WarmStartSettings) -> StageReport:
+def _hashed(examples: Iterator[Example], data: Hash) -> Iterator[Example]:
+    """The same examples; each is added to `data`, so that two runs on the same data have the same hash."""
+    for scene, prompt, response in examples:
+        data.update("\0".join([write_scene([scene_image(scene)]), prompt, response, ""]).encode())
+        yield scene, prompt, response
+
+
+def _align(
+    model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, settings: WarmStartSettings, report: Progress
+) -> StageReport:
     started = time.monotonic()
-    loss = align_vision(model, tokenizer, Random(f"{settings.seed}/alignment"), settings.alignment_steps)
+    loss = align_vision(model, tokenizer, Random(f"{settings.seed}/alignment"), settings.alignment_steps, report=report)
     model.model.visual.requires_grad_(False)
     logger.info("alignment: %.4f of the variance left after %d steps, %.0f s", loss, settings.alignment_steps, time.monotonic() - started)
     return StageReport("alignment", settings.alignment_steps, time.monotonic() - started, loss)
@@ -131,8 +174,7 @@ def _imperfect_examples(settings: WarmStartSettings) -> Iterator[Example]:
             yield sample.scenes[0], text, imperfect_trace(sample, rng, settings.imperfection)
 
 
-def _batches(tokenizer: PreTrainedTokenizerFast, examples: Iterator[Example], settings: WarmStartSettings, shuffle: Random) -> Iterator[Batch]:
-    size = settings.batch_size
+def _batches(tokenizer: PreTrainedTokenizerFast, examples: Iterator[Example], size: int, shuffle: Random) -> Iterator[Batch]:
     while True:
         pool = sorted((next(examples) for _ in range(size * _POOL)), key=lambda example: len(example[1]) + len(example[2]))
         starts = list(range(0, size * _POOL, size))
@@ -146,15 +188,14 @@ def _train(
     model: Qwen2_5_VLForConditionalGeneration,
     tokenizer: PreTrainedTokenizerFast,
     settings: WarmStartSettings,
-    stage: str,
-    steps: int,
-    rate: float,
+    stage: Stage,
     examples: Iterator[Example],
-    report: Callable[[str, int, int, float], None],
+    report: Progress,
 ) -> StageReport:
     started = time.monotonic()
-    batches = _batches(tokenizer, examples, settings, Random(f"{settings.seed}/{stage}/order"))
-    optimizers = _optimizers(model, settings, rate)
+    steps = stage.steps
+    batches = _batches(tokenizer, examples, settings.batch_size, Random(f"{settings.seed}/{stage.name}/order"))
+    optimizers = _optimizers(model, settings, stage.rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps)) for optimizer in optimizers]
     banned = banned_tokens(model, tokenizer)
     losses: list[float] = []
@@ -173,11 +214,11 @@ def _train(
                 optimizer.step()
                 schedule.step()
             losses.append(float(loss.detach()))
-            report(stage, step + 1, steps, losses[-1])
+            report(stage.name, step + 1, steps, losses[-1])
         ahead.result()
     tail = losses[-max(1, steps // 10) :]
-    logger.info("%s: loss %.4f after %d steps, %.0f s", stage, sum(tail) / len(tail), steps, time.monotonic() - started)
-    return StageReport(stage, steps, time.monotonic() - started, sum(tail) / len(tail))
+    logger.info("%s: loss %.4f after %d steps, %.0f s", stage.name, sum(tail) / len(tail), steps, time.monotonic() - started)
+    return StageReport(stage.name, steps, time.monotonic() - started, sum(tail) / len(tail))
 
 
 @contextmanager

@@ -1,11 +1,11 @@
 """Hand-worked verdicts of the exact judge on one scene.
 
-    +----------------------------+   red circle      cell (0, 0), 24 px: [2, 2, 26, 26]
-    | red o   .     .    blue []  |  blue square     cell (0, 3), 16 px: [90, 6, 106, 22]
-    |  .      .     .     .       |
-    |  .    green ^ .     .       |  green triangle  cell (2, 1), 24 px: [30, 58, 54, 82]
-    |  .      .     .    red []   |  red square      cell (3, 3), 16 px: [90, 90, 106, 106]
-    +----------------------------+
++----------------------------+   red circle      cell (0, 0), 24 px: [2, 2, 26, 26]
+| red o   .     .    blue []  |  blue square     cell (0, 3), 16 px: [90, 6, 106, 22]
+|  .      .     .     .       |
+|  .    green ^ .     .       |  green triangle  cell (2, 1), 24 px: [30, 58, 54, 82]
+|  .      .     .    red []   |  red square      cell (3, 3), 16 px: [90, 90, 106, 106]
++----------------------------+
 """
 
 from __future__ import annotations
@@ -29,7 +29,10 @@ IMAGE = SceneImage(112, 112, (RED_CIRCLE, BLUE_SQUARE, GREEN_TRIANGLE, RED_SQUAR
 SCENE = write_scene([IMAGE])
 
 
-def ask(reasoning: str, answer: str = "A", question: str = "Is the red circle left or right of the blue square?", **changes: object) -> JudgeRequest:
+QUESTION = "Is the red circle left or right of the blue square?"
+
+
+def ask(reasoning: str, answer: str = "A", question: str = QUESTION, **changes: object) -> JudgeRequest:
     values: dict[str, object] = {
         "uid": "u",
         "question": question,
@@ -123,9 +126,10 @@ def test_padding_earns_nothing() -> None:
     assert verdicts(f"{place} The red circle is in the upper left.") == [CORRECT, SKIP]
     assert verdicts(f"The red circle is in the upper left. {place}") == [CORRECT, CORRECT]  # the box is new
     # The converse says the same; a diagonal adds the other axis; then each of its halves is known.
-    assert verdicts("The red circle is left of the red square. The red square is right of the red circle.") == [CORRECT, SKIP]
-    assert verdicts("The red circle is left of the red square. The red circle is to the upper left of the red square.") == [CORRECT, CORRECT]
-    assert verdicts("The red circle is to the upper left of the red square. The red square is below the red circle.") == [CORRECT, SKIP]
+    left, diagonal = "The red circle is left of the red square.", "The red circle is to the upper left of the red square."
+    assert verdicts(f"{left} The red square is right of the red circle.") == [CORRECT, SKIP]
+    assert verdicts(f"{left} {diagonal}") == [CORRECT, CORRECT]
+    assert verdicts(f"{diagonal} The red square is below the red circle. {left}") == [CORRECT, SKIP, SKIP]
 
 
 def test_repeating_a_false_claim_stays_false() -> None:
@@ -175,11 +179,35 @@ def test_consistency(reasoning: str, answer: str, value: float) -> None:
         ("How many red shapes are there?", ("1", "2", "3"), "There are 2 red shapes.", "2", 1.0),
         ("How many red shapes are there?", ("1", "2", "3"), "There are 3 red shapes.", "2", 0.0),
         ("How many red shapes are there?", ("1", "2", "3"), "There are 3 blue shapes.", "2", 1.0),
-        ("Which shape is nearest to the red circle?", ("red square", "blue square"), "The red square is nearest to the red circle.", "blue square", 0.0),
-        ("Which shape is nearest to the red circle?", ("red square", "blue square"), "The blue square is nearest to the red circle.", "blue square", 1.0),
+        (
+            "Which shape is nearest to the red circle?",
+            ("red square", "blue square"),
+            "The red square is nearest to the red circle.",
+            "blue square",
+            0.0,
+        ),
+        (
+            "Which shape is nearest to the red circle?",
+            ("red square", "blue square"),
+            "The blue square is nearest to the red circle.",
+            "blue square",
+            1.0,
+        ),
         ("Which shape is the odd one out?", ("red square", "blue square"), "The red square is the odd one out.", "blue square", 0.0),
-        ("Which shape moved from the first to the second image?", ("red square", "blue square"), "The red square moved.", "red square", 1.0),
-        ("What is this?", ("red square", "blue square"), "The red square moved.", "blue square", 1.0),  # unknown question: only the conclusion counts
+        (
+            "Which shape moved from the first to the second image?",
+            ("red square", "blue square"),
+            "The red square moved.",
+            "red square",
+            1.0,
+        ),
+        (
+            "What is this?",
+            ("red square", "blue square"),
+            "The red square moved.",
+            "blue square",
+            1.0,
+        ),  # unknown question: only the conclusion counts
     ],
 )
 def test_consistency_in_other_families(question: str, options: tuple[str, ...], claim: str, conclusion: str, value: float) -> None:
