@@ -61,6 +61,7 @@ def register() -> None:
 def _register_cpu() -> None:
     from verl.plugin.platform import PlatformRegistry
 
+    from faithful_rl.verl_plugin import processor_memo
     from faithful_rl.verl_plugin.platform import PLATFORM_NAME, CpuPlatform
     from faithful_rl.verl_plugin.vllm_plugin import install_guards
 
@@ -69,6 +70,8 @@ def _register_cpu() -> None:
     _when_imported("verl.utils.distributed", "process_group", process_group.apply)
     _when_imported("verl.workers.engine", "fsdp_engine", _load_engine)
     _when_imported("verl.workers.rollout.replica", "vllm_replica", _register_replica)
+    _when_imported("verl.utils.tokenizer.continuous_token", "processor_memo", processor_memo.apply_to_tokenisation)
+    _when_imported("verl.experimental.agent_loop.agent_loop", "image_memo", processor_memo.apply_to_agent_loop)
 
 
 def _when_imported(module: str, guard: str, hook: Callable[[ModuleType], None]) -> None:

@@ -18,10 +18,25 @@ class CpuVllmHttpServer(vLLMHttpServer):  # type: ignore[misc]
 
 
 class CpuVllmReplica(vLLMReplica):  # type: ignore[misc]
-    """A rollout replica that launches CPU servers."""
+    """A rollout replica that launches CPU servers.
+
+    Raises:
+        ValueError: settings with which the server would be wrong or fail, named with the value that works.
+    """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        if self.config.load_format == "dummy":
+            # Dummy weights overwrite buffers too (image mean and std), and no weight update brings those back.
+            raise ValueError(
+                "actor_rollout_ref.rollout.load_format is 'dummy' (verl's default): vLLM would normalise images with random "
+                "numbers for the whole run. Set it to safetensors"
+            )
+        if self.config.free_cache_engine or self.config.enable_sleep_mode:
+            raise ValueError(
+                "vLLM has no sleep mode on CPU: set actor_rollout_ref.rollout.free_cache_engine=False and "
+                "+actor_rollout_ref.rollout.enable_sleep_mode=False"
+            )
         self.server_class = ray.remote(CpuVllmHttpServer)
 
 

@@ -14,6 +14,24 @@ import torch
 from verl.workers.rollout.vllm_rollout.utils import vLLMColocateWorkerExtension
 
 
+def repack_tied_heads(model: torch.nn.Module) -> int:
+    """Pack the language-model heads of `model` again from the weights they hold now; return how many.
+
+    A head tied to the embedding holds the embedding's parameter but its own packed copy of it. A reload
+    brings the embedding's weights under the embedding's name only, so vLLM processes the embedding and
+    leaves the head with the packed copy of the weights before: every log-probability of the rollout is
+    then that of a model with an outdated head, without any error.
+
+    Can go when vLLM's layer-wise reload processes layers whose parameters are shared with a loaded layer.
+    """
+    from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+    heads = [module for module in model.modules() if isinstance(module, ParallelLMHead)]
+    for head in heads:
+        head.quant_method.process_weights_after_loading(head)
+    return len(heads)
+
+
 class CpuColocateWorkerExtension(vLLMColocateWorkerExtension):  # type: ignore[misc]
     """What verl adds to a vLLM worker, with the weight update replaced. Named to vLLM as `worker_extension_cls`."""
 
@@ -40,4 +58,9 @@ class CpuColocateWorkerExtension(vLLMColocateWorkerExtension):  # type: ignore[m
 
         receiver = BucketedWeightReceiver(zmq_handle=self._get_zmq_handle(), device=torch.device("cpu"), use_shm=use_shm)
         receiver.receive_weights(on_bucket_received=keep)
-        self.model_runner.reload_weights(weights_iterator=iter(received))
+        self._reload(received)
+
+    def _reload(self, weights: list[tuple[str, torch.Tensor]]) -> None:
+        self.model_runner.reload_weights(weights_iterator=iter(weights))
+        for model in self._iter_all_models():
+            repack_tied_heads(model)
