@@ -1,5 +1,6 @@
 """The command line: help, versions, configuration print-out, exit codes, quiet output, what a run leaves behind."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import faithful_rl
 from faithful_rl import main, preflight, verl_plugin
 from faithful_rl.compose import list_recipes
 from faithful_rl.config import ConfigError
@@ -86,6 +88,10 @@ class FakeStack:
         runner.run = self._run  # type: ignore[attr-defined]
         monkeypatch.setitem(sys.modules, "faithful_rl.verl_plugin.task_runner", runner)
         monkeypatch.setattr(verl_plugin, "task_runner", runner, raising=False)
+        console = types.ModuleType("faithful_rl.console")
+        console.progress = lambda *arguments, **settings: contextlib.nullcontext()  # type: ignore[attr-defined]
+        monkeypatch.setitem(sys.modules, "faithful_rl.console", console)
+        monkeypatch.setattr(faithful_rl, "console", console, raising=False)
         monkeypatch.setattr(preflight, "check_static", lambda config, typed: None)
         monkeypatch.setattr(preflight, "check_started", lambda config, typed: None)
         monkeypatch.setattr(main, "_show", lambda typed, run_dir: 0)
