@@ -22,6 +22,8 @@ from faithful_rl.types import Reason, Score, SentenceVerdict
 logger = logging.getLogger(__name__)
 
 JUDGES = ("consistency", "grounding")
+START_SECONDS = 600.0  # for one actor to come up; a busy machine takes minutes to start its workers
+GRACE_SECONDS = 0.5  # the worker's own deadline comes first: its answer says which request was late
 Sentences = list[SentenceVerdict] | Score  # verdicts, or an unscored Score that says why there are none
 
 
@@ -110,7 +112,7 @@ def start_judges(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
         settings: `{"consistency": {...}, "grounding": {...}}` with `backend`, `workers`, `timeout_seconds` of each judge.
 
     Raises:
-        RuntimeError: an actor did not come up within two minutes; the message names it.
+        RuntimeError: an actor did not come up within `START_SECONDS`; the message names it.
     """
     handles: dict[str, list[Any]] = {}
     actor = ray.remote(JudgeWorker)
@@ -123,7 +125,7 @@ def start_judges(settings: dict[str, dict[str, Any]]) -> dict[str, list[Any]]:
     for judge, workers in handles.items():
         for index, worker in enumerate(workers):
             try:
-                ray.get(worker.health.remote(), timeout=120)
+                ray.get(worker.health.remote(), timeout=START_SECONDS)
             except RayError as error:
                 raise RuntimeError(f"{judge_name(judge, index)} did not start: {error}") from error
     return handles
@@ -156,8 +158,7 @@ class JudgeClient:
             try:
                 worker = self._worker((first + offset) % len(self._handles))
                 method = getattr(worker, f"judge_{self._judge}")
-                # Half a second of grace: the worker's own deadline comes first and its answer says which request was late.
-                (verdict,) = await asyncio.wait_for(_awaited(method.remote([request], left)), timeout=left + 0.5)
+                (verdict,) = await asyncio.wait_for(_awaited(method.remote([request], left)), timeout=left + GRACE_SECONDS)
                 return verdict
             except TimeoutError:
                 return Score(None, Reason.JUDGE_TIMEOUT)

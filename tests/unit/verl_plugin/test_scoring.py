@@ -1,0 +1,82 @@
+"""From response text to reward columns: when judges are asked, and what their failures become."""
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+
+pytest.importorskip("verl")
+from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.rewards.suite import COLUMNS, columns
+from faithful_rl.types import Reason, Score, SentenceVerdict, Verdict
+from faithful_rl.verl_plugin.reward_manager import RolloutScorer, build_request, details_json
+
+RIGHT = "<think>The red circle is left of the blue square.</think><answer>A</answer>"
+WRONG = "<think>The red circle is left of the blue square.</think><answer>B</answer>"
+ROW = {"ground_truth": "A"}
+EXTRA = {"uid": "q1", "question": "Where?", "options": ["left", "right"], "gold_index": 0, "scene_json": "{}"}
+SENTENCE = "The red circle is left of the blue square."
+CONSISTENT = Score(1.0)
+VERDICTS = [SentenceVerdict(SENTENCE, 0, len(SENTENCE), Verdict.INCORRECT, "it is right of it")]
+
+
+class Judge:
+    def __init__(self, answer: Any) -> None:
+        self.answer, self.asked = answer, []  # type: ignore[var-annotated]
+
+    async def ask(self, request: JudgeRequest) -> Any:
+        self.asked.append(request)
+        return self.answer
+
+
+def score(text: str, *, consistency: Any = CONSISTENT, sentences: Any = VERDICTS, ask_masked: bool = False, heldout: bool = False) -> Any:
+    judges = Judge(consistency), Judge(sentences)
+    scorer = RolloutScorer(*judges, ask_masked)
+    parsed, rollout = asyncio.run(scorer.score(text, ROW, EXTRA, heldout))
+    return columns(rollout), [len(judge.asked) for judge in judges], parsed, rollout
+
+
+def test_judges_are_asked_about_right_answers() -> None:
+    row, asked, _, _ = score(RIGHT)
+    assert asked == [1, 1]
+    assert (row["task"], row["consistency"], row["semantic_grounding"], row["semantic_grounding_scored"]) == (1.0, 1.0, 0.0, 1.0)
+    assert tuple(row) == COLUMNS
+
+
+def test_judges_are_not_asked_where_the_mask_says_no() -> None:
+    row, asked, _, _ = score(WRONG)
+    assert asked == [0, 0]
+    assert row["consistency_scored"] == 0.0
+    assert row["consistency_reason"] == float(Reason.MASKED)
+
+
+@pytest.mark.parametrize("how", [{"ask_masked": True}, {"heldout": True}])
+def test_judges_are_asked_about_wrong_answers_on_wish_and_always_on_held_out_questions(how: dict[str, bool]) -> None:
+    row, asked, _, _ = score(WRONG, **how)
+    assert asked == [1, 1]
+    assert row["consistency_scored"] == 1.0
+
+
+@pytest.mark.parametrize("reason", [Reason.JUDGE_ERROR, Reason.JUDGE_TIMEOUT, Reason.JUDGE_UNAVAILABLE])
+def test_a_failed_judge_is_unscored_with_its_reason_and_never_zero_and_scored(reason: Reason) -> None:
+    row, _, _, _ = score(RIGHT, consistency=Score(None, reason), sentences=Score(None, reason))
+    assert tuple(row) == COLUMNS
+    for signal in ("consistency", "semantic_grounding"):
+        assert row[f"{signal}_scored"] == 0.0
+        assert row[f"{signal}_reason"] == float(reason)
+    assert row["task"] == 1.0  # the finished rollout is not thrown away
+
+
+def test_what_judges_see_has_no_none() -> None:
+    _, _, parsed, _ = score("")
+    request = build_request(parsed, {"options": None, "scene_json": None})
+    assert (request.uid, request.options, request.answer, request.scene_json) == ("", (), "", "")
+
+
+def test_details_are_json_for_the_viewer() -> None:
+    _, _, parsed, rollout = score(RIGHT)
+    details = json.loads(details_json(parsed, rollout))
+    assert details["sentences"] == [
+        {"text": SENTENCE, "start": 0, "end": len(SENTENCE), "verdict": "INCORRECT", "why": "it is right of it"}
+    ]
