@@ -23,7 +23,6 @@ class Imperfection:
     near_fact: float = 0.45  # the relation or count is false; shapes one cell apart, or a count above 1
     far_fact: float = 0.06  # the same for all others
     corrected_answer: float = 0.65  # given a false fact: the answer is right all the same, against the reasoning
-    near_slip: float = 0.0  # given a true fact about near shapes: the answer is wrong all the same, against the reasoning
     location: float = 0.12  # a sentence places a shape in another quarter
     box: float = 0.25  # a box is shifted
     format: float = 0.04  # a tag is missing or something follows the answer
@@ -47,13 +46,10 @@ def imperfect_trace(sample: Sample, rng: Random, rates: Imperfection) -> str:
     Raises ValueError for a sample whose fact is neither a relation nor a count.
     """
     sentences = [write_claim(_faulty_location(shape, rng, rates)) for shape in sample.relevant]
-    fact, concluded, answer = sample.fact, sample.gold_index, sample.gold_index
-    near = _is_near(sample)
-    if rng.random() < (rates.near_fact if near else rates.far_fact):
+    fact, concluded = sample.fact, sample.gold_index
+    if rng.random() < (rates.near_fact if _is_near(sample) else rates.far_fact):
         fact, concluded = _false_fact(sample, rng)
-        answer = sample.gold_index if rng.random() < rates.corrected_answer else concluded
-    elif near and rng.random() < rates.near_slip:
-        answer = _false_fact(sample, rng)[1]
+    answer = sample.gold_index if rng.random() < rates.corrected_answer else concluded
     sentences += [write_claim(fact), write_conclusion(sample.options[concluded])]
     response = _response(sentences, LETTERS[answer])
     return _broken(response, rng) if rng.random() < rates.format else response

@@ -167,14 +167,14 @@ def test_captions_name_every_shape() -> None:
 
 
 def test_a_teacher_without_faults_is_the_clean_one() -> None:
-    faultless = Imperfection(near_fact=0, far_fact=0, near_slip=0, location=0, box=0, format=0)
+    faultless = Imperfection(near_fact=0, far_fact=0, location=0, box=0, format=0)
     for family in LEARNABLE:
         sample = draw_sample(Random(family), family)
         assert imperfect_trace(sample, Random(0), faultless) == clean_trace(sample)
 
 
 def test_each_fault_hits_its_own_signal() -> None:
-    none = {"near_fact": 0.0, "far_fact": 0.0, "near_slip": 0.0, "location": 0.0, "box": 0.0, "format": 0.0}
+    none = {"near_fact": 0.0, "far_fact": 0.0, "location": 0.0, "box": 0.0, "format": 0.0}
     faults = {
         "false fact, answer right": (
             {"near_fact": 1, "far_fact": 1, "corrected_answer": 1},
