@@ -1,0 +1,192 @@
+"""What a person sees in the terminal: one live line while a run trains, and the before/after table when it has ended.
+
+Reads only files of the run directory, so it works beside a run, after it and on a copy.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from faithful_rl.metrics import (
+    CONSTRAINT_SIGNALS,
+    SYMBOLS,
+    TRAIN_ACCURACY,
+    TRAIN_INCONSISTENCY_RATE,
+    constraint_metric,
+    read_metrics,
+    train_metric,
+)
+from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, HELDOUT, METRICS, read_json, read_status
+
+POLL_SECONDS = 0.5
+SUMMARY = "summary.json"
+PERCENT = 100.0
+
+# (name in heldout/summary.json, heading, factor, digits, name of the count that a share stands on)
+ROWS = (
+    ("accuracy", "accuracy %", PERCENT, 1, "questions"),
+    ("inconsistency_rate", "inconsistency rate (IR) %", PERCENT, 1, "consistency_scored"),
+    ("semantic_grounding", "semantic grounding (R_S) %", PERCENT, 1, "semantic_grounding_scored"),
+    ("spatial_grounding", "spatial grounding (R_G) %", PERCENT, 1, "spatial_grounding_scored"),
+    ("format", "well-formed %", PERCENT, 1, "questions"),
+    ("right_for_false_reason", "right answer, false sentence %", PERCENT, 1, ""),
+    ("sentence_count", "sentences per trace", 1.0, 2, ""),
+    ("response_tokens", "tokens per response", 1.0, 1, ""),
+)
+SHARES = frozenset({"accuracy", "inconsistency_rate", "format"})
+
+
+@contextmanager
+def progress(run_dir: Path, total_steps: int | None, terminal: TextIO, enabled: bool = True) -> Iterator[None]:
+    """Show the run in `run_dir` on `terminal` until the block ends.
+
+    A terminal gets a live bar; anything else (a file, CI) gets one line per step. `enabled=False` shows nothing.
+    """
+    if not enabled:
+        yield
+        return
+    stop = threading.Event()
+    view = _LiveView(terminal, total_steps) if terminal.isatty() else _LineView(terminal, total_steps)
+    watcher = threading.Thread(target=_watch, args=(run_dir, view, stop), name="progress", daemon=True)
+    with view:
+        watcher.start()
+        try:
+            yield
+        finally:
+            stop.set()
+            watcher.join(timeout=10)
+
+
+def _watch(run_dir: Path, view: _LineView | _LiveView, stop: threading.Event) -> None:
+    """Hand new steps and phases to the view; the file may be rewritten when a run resumes."""
+    shown, phase = 0, ""
+    while True:
+        last = stop.wait(POLL_SECONDS)
+        status = read_status(run_dir)
+        if status.phase and (status.phase != phase or status.phase == "training"):
+            phase = status.phase
+            view.say(phase, status.detail)
+        for row in read_metrics(run_dir / METRICS):
+            if row["step"] > shown:
+                shown = int(row["step"])
+                view.step(shown, row)
+        if last:
+            return
+
+
+def describe(row: Mapping[str, float]) -> str:
+    """One step in a few words: accuracy, IR, grounding and the multipliers by their symbols."""
+    parts = [f"acc {_percent(row.get(TRAIN_ACCURACY))}", f"IR {_percent(row.get(TRAIN_INCONSISTENCY_RATE))}"]
+    parts += [f"{SYMBOLS[name]} {_percent(row.get(train_metric(name)))}" for name in CONSTRAINT_SIGNALS if name != "consistency"]
+    multipliers = [(SYMBOLS[name], row.get(constraint_metric(name, "multiplier"))) for name in CONSTRAINT_SIGNALS]
+    shown = [f"{symbol} {value:.2f}" for symbol, value in multipliers if value is not None]
+    return "  ".join(parts) + (f"  multipliers {', '.join(shown)}" if shown else "")
+
+
+def _percent(value: float | None) -> str:
+    return "   –" if value is None or math.isnan(value) else f"{PERCENT * value:3.0f}%"
+
+
+class _LineView:
+    """One plain line per step."""
+
+    def __init__(self, terminal: TextIO, total_steps: int | None) -> None:
+        self._terminal = terminal
+        self._total = f" of {total_steps}" if total_steps else ""
+        self._phase = ""
+
+    def __enter__(self) -> _LineView:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._terminal.flush()
+
+    def say(self, phase: str, detail: str) -> None:
+        if phase != self._phase and phase != "training":
+            print(f"{phase} {detail}".strip(), file=self._terminal, flush=True)
+        self._phase = phase
+
+    def step(self, number: int, row: Mapping[str, float]) -> None:
+        print(f"step {number}{self._total}  {describe(row)}", file=self._terminal, flush=True)
+
+
+class _LiveView:
+    """A bar with step, numbers of the last step, time and the time that is left."""
+
+    def __init__(self, terminal: TextIO, total_steps: int | None) -> None:
+        console = Console(file=terminal)
+        self._progress = Progress(
+            TextColumn("{task.fields[phase]}"), BarColumn(bar_width=24), MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
+        )  # fmt: skip
+        self._task: TaskID = self._progress.add_task("steps", total=total_steps, phase="starting", numbers="")
+
+    def __enter__(self) -> _LiveView:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def say(self, phase: str, detail: str) -> None:
+        self._progress.update(self._task, phase=phase if phase == "training" else f"{phase} {detail}".strip())
+
+    def step(self, number: int, row: Mapping[str, float]) -> None:
+        self._progress.update(self._task, completed=number, numbers=describe(row))
+
+
+def result_table(run_dir: Path) -> Table | None:
+    """Held-out questions before and after training, both decodings side by side; None where nothing was evaluated.
+
+    Shares carry the half-width of their 95% Wilson interval.
+    """
+    summary = read_json(run_dir / HELDOUT / SUMMARY)
+    moments = [moment for moment in ("before", "after") if summary.get(moment)]
+    columns = [(moment, decoding) for decoding in DECODINGS for moment in moments if decoding in summary[moment]]
+    if not columns:
+        return None
+    run = read_json(run_dir / "run.json")
+    questions = int(next(iter(summary[moments[0]][decoding]["questions"] for _, decoding in columns)))
+    table = Table(
+        title=f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {questions} held-out questions", title_justify="left"
+    )
+    table.add_column("")
+    for moment, decoding in columns:
+        table.add_column(f"{moment}\n{DECODING_LABELS[decoding]}", justify="right")
+    for name, heading, factor, digits, count in ROWS:
+        cells = [_cell(summary[moment][decoding], name, factor, digits, count) for moment, decoding in columns]
+        if any(cells):
+            table.add_row(heading, *cells)
+    return table
+
+
+def _cell(numbers: Mapping[str, Any], name: str, factor: float, digits: int, count: str) -> str:
+    value = numbers.get(name)
+    if not isinstance(value, int | float) or math.isnan(value):
+        return ""
+    text = f"{factor * value:.{digits}f}"
+    if name in SHARES and numbers.get(count):
+        text += f" ± {factor * wilson_half_width(float(value), float(numbers[count])):.{digits}f}"
+    return text
+
+
+def wilson_half_width(share: float, count: float, z: float = 1.959964) -> float:
+    """Half the width of the Wilson interval of a share in [0, 1] among `count` > 0 samples."""
+    return z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+
+
+def print_result_table(run_dir: Path, stream: TextIO | None = None) -> None:
+    """Print the table of `run_dir` (standard output unless told), or say that no evaluation was made."""
+    console = Console(file=stream or sys.stdout)
+    table = result_table(run_dir)
+    console.print("No held-out evaluation in this run (faithful_rl.evaluation)." if table is None else table)
