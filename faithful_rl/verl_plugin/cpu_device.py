@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import resource
 
-import psutil
+import psutil  # type: ignore[import-untyped]
 import torch
 from torch.cpu import Stream, current_stream, device_count, is_available, set_device, stream, synchronize
 
@@ -66,7 +66,7 @@ def memory_reserved(device: object = None) -> int:
 
 def max_memory_allocated(device: object = None) -> int:
     """Largest resident memory of this process so far, in bytes (Linux counts `ru_maxrss` in KiB)."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return max(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, memory_allocated())
 
 
 def max_memory_reserved(device: object = None) -> int:

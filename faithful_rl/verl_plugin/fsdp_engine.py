@@ -7,7 +7,6 @@ option to keep the vision tower out of the optimizer.
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -15,24 +14,8 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from faithful_rl.verl_plugin.guards.pinned_memory import without_pinned_memory
+from faithful_rl.verl_plugin.threads import training_threads
 from faithful_rl.verl_plugin.vision_tower import freeze_vision_tower, wants_frozen_vision_tower
-
-
-THREADS_VARIABLE = "FAITHFUL_RL_TRAIN_THREADS"
-
-
-def training_threads(ranks: int) -> int:
-    """Threads of one training rank: `FAITHFUL_RL_TRAIN_THREADS`, else the machine's usable cores divided by the ranks.
-
-    The other processes of a run rest while a rank computes, so a rank may use all cores although
-    `OMP_NUM_THREADS=1` is right for them.
-    """
-    chosen = os.environ.get(THREADS_VARIABLE, "").strip()
-    if chosen:
-        if not (chosen.isascii() and chosen.isdigit() and int(chosen) > 0):
-            raise ValueError(f"{THREADS_VARIABLE} is {chosen!r}, expected a whole number of threads, 1 or more")
-        return int(chosen)
-    return max(1, len(os.sched_getaffinity(0)) // ranks)
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"])  # type: ignore[untyped-decorator]

@@ -8,8 +8,9 @@ registration happens at import and `active()` can prove it afterwards.
 Registration must be cheap: it happens in processes that never touch an engine. Whatever needs a heavy
 module waits until that module is imported (post-import hooks).
 
-On a GPU platform only two guards are installed, on defects that no platform is free of (position ids
-of equal lengths, a TRL without the class verl wants); both leave sound cases alone.
+Beside a torch built for GPUs and without `VERL_PLATFORM=cpu` only two guards are installed, on defects
+that no platform is free of (position ids of equal lengths, a TRL without the class verl wants); both
+leave sound cases alone.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from types import ModuleType
 import wrapt
 
 from faithful_rl.verl_plugin.guards import position_ids, process_group, trl_value_head
+from faithful_rl.verl_plugin.vllm_plugin import install_guards
 
 STACK = ("verl", "torch", "vllm", "ray", "transformers", "tensordict", "TransferQueue", "torchvision")
 
@@ -54,6 +56,7 @@ def register() -> None:
         return
     _when_imported("transfer_queue.client", "position_ids", position_ids.apply)
     _when_imported("verl.utils.import_utils", "trl_value_head", trl_value_head.apply)
+    _registered.extend(install_guards())
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         _register_cpu()
 
@@ -63,10 +66,8 @@ def _register_cpu() -> None:
 
     from faithful_rl.verl_plugin import processor_memo
     from faithful_rl.verl_plugin.platform import PLATFORM_NAME, CpuPlatform
-    from faithful_rl.verl_plugin.vllm_plugin import install_guards
 
     PlatformRegistry.register(platform=PLATFORM_NAME)(CpuPlatform)
-    _registered.extend(install_guards())
     _when_imported("verl.utils.distributed", "process_group", process_group.apply)
     _when_imported("verl.workers.engine", "fsdp_engine", _load_engine)
     _when_imported("verl.workers.rollout.replica", "vllm_replica", _register_replica)

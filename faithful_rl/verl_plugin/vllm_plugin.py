@@ -13,7 +13,13 @@ from faithful_rl.verl_plugin.guards import torchcodec, torchvision_schema, vllm_
 
 
 def install_guards() -> tuple[str, ...]:
-    """Install the guards of the packaging of a CPU stack in this process; return the names of those with work to do."""
+    """Install the guards on the packaging of a CPU stack in this process, beside a CPU build of torch.
+
+    Returns:
+        Names of the guards that had something to do; empty beside a torch built for an accelerator.
+    """
+    if torch.version.cuda is not None or torch.version.hip is not None:
+        return ()
     vllm_distribution.apply()
     installed = ["vllm_distribution"]
     if torchvision_schema.apply():
@@ -24,6 +30,5 @@ def install_guards() -> tuple[str, ...]:
 
 
 def offer_platform() -> None:
-    """The entry point: install the guards beside a CPU build of torch; offer no platform (None leaves the choice to vLLM)."""
-    if torch.version.cuda is None and torch.version.hip is None:
-        install_guards()
+    """The entry point: install the guards, offer no platform (None leaves the choice to vLLM)."""
+    install_guards()

@@ -39,8 +39,8 @@ def with_ragged_length(position_ids: torch.Tensor) -> torch.Tensor:
 
 def repair(data: Any) -> Any:
     """Repair the field `position_ids` of a fetched batch in place; return the batch."""
-    if isinstance(data, TensorDictBase) and FIELD in data.keys():
-        value = data.get(FIELD)
+    if isinstance(data, TensorDictBase):
+        value = data.get(FIELD, None)
         if isinstance(value, torch.Tensor):
             repaired = with_ragged_length(value)
             if repaired is not value:

@@ -9,13 +9,12 @@ Can go when verl's `initialize_global_process_group*` ask for "cpu:gloo" once wh
 from __future__ import annotations
 
 import functools
-from types import ModuleType
 from typing import Any
 
 CPU_BACKEND = "cpu:gloo"
 
 
-def apply(distributed: ModuleType) -> None:
+def apply(distributed: Any) -> None:
     """Make `verl.utils.distributed.initialize_global_process_group_ray` use gloo alone unless told otherwise."""
     original = distributed.initialize_global_process_group_ray
     if getattr(original, "faithful_rl_guard", False):

