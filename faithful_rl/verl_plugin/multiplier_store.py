@@ -1,17 +1,22 @@
 """The one place where a run's multipliers can be read, by any process of the cluster, with the step they belong to.
 
-ray.init(address="auto", namespace=<the run's namespace>)
+where = read_json(run_dir / CLUSTER_FILE)
+ray.init(address=where["address"], namespace=where["namespace"])
 ray.get(connect().read.remote())  # {"step": 12, "multipliers": {"consistency": 1.04, ...}}
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import ray
 
+from faithful_rl.run_directory import write_json
+
 NAME = "multiplier-store"
+CLUSTER_FILE = "cluster.json"
 
 
 class MultiplierStore:
@@ -36,6 +41,12 @@ class MultiplierStore:
 def create() -> Any:
     """Start the run's store in the caller's namespace; it lives as long as the caller."""
     return ray.remote(MultiplierStore).options(name=NAME, num_cpus=0, max_restarts=0).remote()
+
+
+def write_cluster_file(run_dir: Path) -> None:
+    """Say in the run directory how another process reaches this run's cluster and named actors."""
+    context = ray.get_runtime_context()
+    write_json(run_dir / CLUSTER_FILE, {"address": context.gcs_address, "namespace": context.namespace})
 
 
 def connect(namespace: str | None = None) -> Any:
