@@ -110,6 +110,10 @@ class HeldoutEvaluation:
 
     def _evaluate(self, decoding: str, positions: range, step: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         """Submit some questions; yields (line, viewer record) in question order."""
+        with self._trainer.control.watchdog.phase(f"held-out questions {positions.start} to {positions.stop - 1}, {decoding}"):
+            yield from self._generate(decoding, positions, step)
+
+    def _generate(self, decoding: str, positions: range, step: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
         trainer = self._trainer
         uids = [question_uid(decoding, position) for position in positions]
         batch_dict = collate_fn([trainer.val_dataset[position] for position in positions])
