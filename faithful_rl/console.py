@@ -11,7 +11,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -26,24 +26,10 @@ from faithful_rl.metrics import (
     read_metrics,
     train_metric,
 )
-from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, HELDOUT, METRICS, read_json, read_status
+from faithful_rl.results import PERCENT, SUMMARY, heldout_table, question_count
+from faithful_rl.run_directory import HELDOUT, METRICS, RUN, read_json, read_status
 
 POLL_SECONDS = 0.5
-SUMMARY = "summary.json"
-PERCENT = 100.0
-
-# (name in heldout/summary.json, heading, factor, digits, name of the count that a share stands on)
-ROWS = (
-    ("accuracy", "accuracy %", PERCENT, 1, "questions"),
-    ("inconsistency_rate", "inconsistency rate (IR) %", PERCENT, 1, "consistency_scored"),
-    ("semantic_grounding", "semantic grounding (R_S) %", PERCENT, 1, "semantic_grounding_scored"),
-    ("spatial_grounding", "spatial grounding (R_G) %", PERCENT, 1, "spatial_grounding_scored"),
-    ("format", "well-formed %", PERCENT, 1, "questions"),
-    ("right_for_false_reason", "right answer, false sentence %", PERCENT, 1, ""),
-    ("sentence_count", "sentences per trace", 1.0, 2, ""),
-    ("response_tokens", "tokens per response", 1.0, 1, ""),
-)
-SHARES = frozenset({"accuracy", "inconsistency_rate", "format"})
 
 
 @contextmanager
@@ -146,43 +132,20 @@ class _LiveView:
 
 
 def result_table(run_dir: Path) -> Table | None:
-    """Held-out questions before and after training, both decodings side by side; None where nothing was evaluated.
-
-    Shares carry the half-width of their 95% Wilson interval.
-    """
+    """Held-out questions before and after training, both decodings side by side; None where nothing was evaluated."""
     summary = read_json(run_dir / HELDOUT / SUMMARY)
-    moments = [moment for moment in ("before", "after") if summary.get(moment)]
-    columns = [(moment, decoding) for decoding in DECODINGS for moment in moments if decoding in summary[moment]]
+    columns, rows = heldout_table(summary)
     if not columns:
         return None
-    run = read_json(run_dir / "run.json")
-    questions = int(next(iter(summary[moments[0]][decoding]["questions"] for _, decoding in columns)))
-    table = Table(
-        title=f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {questions} held-out questions", title_justify="left"
-    )
+    run = read_json(run_dir / RUN)
+    title = f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {question_count(summary)} held-out questions"
+    table = Table(title=title, title_justify="left")
     table.add_column("")
-    for moment, decoding in columns:
-        table.add_column(f"{moment}\n{DECODING_LABELS[decoding]}", justify="right")
-    for name, heading, factor, digits, count in ROWS:
-        cells = [_cell(summary[moment][decoding], name, factor, digits, count) for moment, decoding in columns]
-        if any(cells):
-            table.add_row(heading, *cells)
+    for column in columns:
+        table.add_column(column.replace(", ", "\n"), justify="right")
+    for heading, cells in rows:
+        table.add_row(heading, *cells)
     return table
-
-
-def _cell(numbers: Mapping[str, Any], name: str, factor: float, digits: int, count: str) -> str:
-    value = numbers.get(name)
-    if not isinstance(value, int | float) or math.isnan(value):
-        return ""
-    text = f"{factor * value:.{digits}f}"
-    if name in SHARES and numbers.get(count):
-        text += f" ± {factor * wilson_half_width(float(value), float(numbers[count])):.{digits}f}"
-    return text
-
-
-def wilson_half_width(share: float, count: float, z: float = 1.959964) -> float:
-    """Half the width of the Wilson interval of a share in [0, 1] among `count` > 0 samples."""
-    return z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
 
 
 def print_result_table(run_dir: Path, stream: TextIO | None = None) -> None:

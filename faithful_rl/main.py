@@ -25,6 +25,7 @@ EXIT_CODES = (
     "exit codes: 0 finished or check passed, 1 the run failed, 2 command, recipe, data or machine is not right, 143 stopped by SIGTERM"
 )
 EXIT_FAILED, EXIT_USAGE, EXIT_TERMINATED = 1, 2, 143
+MESSAGE_LIMIT = 400  # characters on the terminal; some of Ray's messages are pages long
 
 KEYS = """
   trainer.total_training_steps=60                        optimiser steps of the whole run
@@ -241,8 +242,8 @@ def check(job: Job) -> int:
 
 
 def _failure(error: Exception) -> str:
-    last = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {last[-1] if last else 'no message'}"
+    last = (str(error).strip().splitlines() or ["no message"])[-1]
+    return f"{type(error).__name__}: {last if len(last) <= MESSAGE_LIMIT else last[:MESSAGE_LIMIT] + ' ...'}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

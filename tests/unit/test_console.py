@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from faithful_rl import console
+from faithful_rl import console, results
 from faithful_rl.run_directory import write_json, write_status
 
 ROW = {
@@ -31,8 +31,8 @@ def put_summary(run_dir: Path, **summary: Any) -> None:
 
 def test_wilson_by_hand() -> None:
     # z = 1.959964, p = 0.5, n = 100: z * sqrt(0.0025 + z^2 / 40000) / (1 + z^2 / 100) = 1.959964 * 0.0509513 / 1.0384146
-    assert console.wilson_half_width(0.5, 100) == pytest.approx(0.096168, abs=1e-6)
-    assert console.wilson_half_width(0.0, 100) > 0  # unlike the normal interval
+    assert results.wilson_half_width(0.5, 100) == pytest.approx(0.096168, abs=1e-6)
+    assert results.wilson_half_width(0.0, 100) > 0  # unlike the normal interval
 
 
 def test_a_step_in_a_few_words() -> None:
