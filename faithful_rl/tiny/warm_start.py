@@ -12,7 +12,7 @@ import json
 import logging
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -34,7 +34,7 @@ from data_prep.scenes.world import Scene, random_scene, scene_image
 from faithful_rl.judges.scene_language import write_question
 from faithful_rl.judges.scene_world import write_scene
 from faithful_rl.tiny.alignment import align_vision, visual_tokens
-from faithful_rl.tiny.batches import IGNORED, IMAGE_TOKENS, Batch, make_batch, position_ids
+from faithful_rl.tiny.batches import END, IGNORED, IMAGE_TOKENS, Batch, make_batch, position_ids
 from faithful_rl.tiny.evaluate import evaluate
 from faithful_rl.tiny.model import save_pretrained, tiny_config, tiny_model, tiny_processor
 from faithful_rl.tiny.teacher import Imperfection, caption, clean_trace, imperfect_trace
@@ -46,7 +46,9 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # A policy that samples an image pad breaks the row it is in: log-probabilities of such tokens are pushed below this.
-_BANNED_LOG_PROBABILITY = -20.0
+_BANNED_LOG_PROBABILITY, _BANNED_WEIGHT = -20.0, 2e-3
+# Tokens that no trace holds: the tails of so small a model would otherwise spoil one trace in ten at temperature 1.
+_UNWRITTEN_LOG_PROBABILITY, _UNWRITTEN_WEIGHT = -16.0, 3e-4
 _POOL = 8  # batches drawn together and sorted by length, so that little is spent on padding
 
 MANIFEST = "manifest.json"
@@ -84,6 +86,7 @@ class Stage:
     name: str
     steps: int
     rate: float
+    shun_unwritten: bool = False  # also push down the tokens that no trace holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +120,7 @@ def run(settings: WarmStartSettings, output_dir: Path | str, progress: Progress 
     stages = [
         _align(model, tokenizer, settings, report),
         _train(model, tokenizer, settings, Stage("clean", settings.clean_steps, 1.0), clean, report),
-        _train(model, tokenizer, settings, Stage("imperfect", settings.imperfect_steps, settings.imperfect_rate), imperfect, report),
+        _train(model, tokenizer, settings, Stage("imperfect", settings.imperfect_steps, settings.imperfect_rate, True), imperfect, report),
     ]
     save_pretrained(model, tiny_processor(tokenizer), output_dir)
     metrics = evaluate(output_dir, questions) if questions else {}
@@ -197,7 +200,9 @@ def _train(
     batches = _batches(tokenizer, examples, settings.batch_size, Random(f"{settings.seed}/{stage.name}/order"))
     optimizers = _optimizers(model, settings, stage.rate)
     schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, _cosine(steps)) for optimizer in optimizers]
-    banned = banned_tokens(model, tokenizer)
+    shunned = [Shunned(banned_tokens(model, tokenizer), _BANNED_LOG_PROBABILITY, _BANNED_WEIGHT)]
+    if stage.shun_unwritten:
+        shunned.append(Shunned(unwritten_tokens(tokenizer, settings), _UNWRITTEN_LOG_PROBABILITY, _UNWRITTEN_WEIGHT))
     losses: list[float] = []
     with ThreadPoolExecutor(max_workers=1) as worker:  # rendering and tokenising overlap with the step; one worker keeps the order
         ahead = worker.submit(next, batches)
@@ -205,7 +210,7 @@ def _train(
             batch = ahead.result()
             ahead = worker.submit(next, batches)
             with _fast_arithmetic():
-                loss = _loss(model, batch, banned)
+                loss = _loss(model, batch, shunned)
             for optimizer in optimizers:
                 optimizer.zero_grad()
             loss.backward()
@@ -258,8 +263,29 @@ def banned_tokens(model: Qwen2_5_VLForConditionalGeneration, tokenizer: PreTrain
     return torch.tensor(ids + list(range(len(tokenizer), model.config.text_config.vocab_size)))
 
 
-def _loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, banned: Tensor) -> Tensor:
-    """Mean negative log-likelihood of the response tokens in nats, plus what keeps the banned tokens out."""
+@dataclass(frozen=True, slots=True)
+class Shunned:
+    """Tokens whose log-probabilities (nats) the loss pushes below `floor`."""
+
+    ids: Tensor
+    floor: float
+    weight: float
+
+    def penalty(self, log_probabilities: Tensor) -> Tensor:
+        """From log-probabilities (T, V): `weight` times the summed excess over the floor, mean over T."""
+        return self.weight * (log_probabilities[:, self.ids] - self.floor).clamp_min(0).sum(dim=1).mean()
+
+
+def unwritten_tokens(tokenizer: PreTrainedTokenizerFast, settings: WarmStartSettings, examples: int = 4000) -> Tensor:
+    """Ids of the tokenizer that occur in none of `examples` imperfect responses."""
+    drawn = _imperfect_examples(settings)
+    responses = [next(drawn)[2] + END for _ in range(examples)]
+    written = {token for ids in tokenizer(responses, add_special_tokens=False)["input_ids"] for token in ids}
+    return torch.tensor([token for token in range(len(tokenizer)) if token not in written])
+
+
+def _loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, shunned: Sequence[Shunned]) -> Tensor:
+    """Mean negative log-likelihood of the response tokens in nats, plus the penalty on shunned tokens."""
     count, length = batch.input_ids.shape
     head = _image_start(model, batch.input_ids[0])
     with torch.no_grad():
@@ -273,8 +299,7 @@ def _loss(model: Qwen2_5_VLForConditionalGeneration, batch: Batch, banned: Tenso
     logits = model.lm_head(hidden[:, :-1][wanted])
     log_probabilities = functional.log_softmax(logits, dim=-1)
     likelihood = functional.nll_loss(log_probabilities, batch.labels[:, 1:][wanted])
-    excess = (log_probabilities[:, banned] - _BANNED_LOG_PROBABILITY).clamp_min(0).sum(dim=1).mean()
-    return likelihood + 0.002 * excess
+    return likelihood + torch.stack([group.penalty(log_probabilities) for group in shunned]).sum()
 
 
 def _image_start(model: Qwen2_5_VLForConditionalGeneration, row: Tensor) -> int:
