@@ -90,7 +90,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("constraint/<k>/multiplier_next", "weight", "0 to maximum", "lambda_k after this step's dual update (Eq. 4)"),
     Metric("constraint/<k>/applicable", "rollouts", ">= 0", "rollouts that the mask lets in and that are scored"),
     Metric("constraint/<k>/coverage", "share", "0 to 1", "scored / applicable; falls when a judge fails"),
-    Metric("constraint/<k>/frozen", "flag", "0 or 1", "1: no dual update in this step (too few applicable rollouts, or coverage below its floor)"),
+    Metric("constraint/<k>/frozen", "flag", "0 or 1", "1: no dual update in this step: too few applicable rollouts, or low coverage"),
     Metric("constraint/<k>/saturated", "flag", "0 or 1", "1: the multiplier stands at its maximum"),
     Metric("advantage/<signal>_abs_mean", "advantage", ">= 0", "mean |A_k| of one signal after group normalisation, before its multiplier"),
     Metric(ADVANTAGE_TOTAL_STD, "advantage", ">= 0", "standard deviation of the combined advantage before whitening"),
@@ -139,7 +139,8 @@ class MetricsWriter:
     def append(self, step: int, values: Mapping[str, float]) -> None:
         """Write the numbers of `step`. Steps never go backwards: ValueError otherwise, because resuming must drop lines first."""
         if step < self._last_step:
-            raise ValueError(f"{self._path} already holds step {self._last_step}, cannot append step {step}; call drop_after({step - 1}) first")
+            held = f"{self._path} already holds step {self._last_step}"
+            raise ValueError(f"{held}, cannot append step {step}; call drop_after({step - 1}) first")
         row: dict[str, float | int | None] = {"step": int(step)}
         for name, value in values.items():
             if name == "step":
@@ -179,7 +180,7 @@ def read_metrics(path: Path) -> list[dict[str, float]]:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(line number from 1, object) for each line of a JSON Lines file; a torn last line is left out, any other bad line raises ValueError."""
+    """(line number from 1, object) for each line of a JSON Lines file; a torn last line is left out, another bad line is a ValueError."""
     with path.open("rb") as stream:
         for number, line in enumerate(stream, start=1):
             complete = line.endswith(b"\n")
