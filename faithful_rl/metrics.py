@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -214,7 +215,7 @@ def drop_after(path: Path, step: int) -> int:
         copy_number += 1
     half = path.with_name(f".{path.name}.tmp")
     _write_rows(half, kept)
-    os.link(path, copy)
+    shutil.copy2(path, copy)
     os.replace(half, path)
     return len(rows) - len(kept)
 
