@@ -1,0 +1,302 @@
+"""Time per step by phase: our FGRPO and stock verl's GRPO in turns, then TRL's GRPO, on one model, one data set and equal settings.
+
+    python -m benchmarks.step [key=value ...]
+
+    steps=6             steps of each run
+    warm_up=2           first steps of each run that are left out (the first batch of vLLM costs seconds)
+    repeats=2           runs of ours and of stock verl; their order alternates, so that a machine that gets slower harms both
+    prompts=32          prompts per step, even; 5 rollouts each
+    arms=fgrpo,verl,trl which to run
+    out=benchmarks/results/step.json
+    work=outputs/benchmarks/step    folder of the runs, made anew each time
+    timeout_seconds=1800            longest time for one run
+
+Held-out evaluation and checkpoints are off on all sides. Processor time is recorded beside wall time: it is what to compare where
+other programs use the machine. Overhead is (ours - judges - stock) / stock of the medians, with a bootstrap interval over steps.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.step import processes, summary
+from faithful_rl import main as command
+from faithful_rl import preflight
+from faithful_rl.config import ConfigError
+from faithful_rl.run_record import code_version, machine, versions
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
+ARMS = {"fgrpo": "ours, FGRPO", "verl": "stock verl, GRPO", "trl": "TRL, GRPO"}
+OVERHEAD_LIMIT = 0.05
+GROUP_SIZE = 5
+BUSY_SHARE = 0.5  # 1-minute load average per core above which the machine counts as busy
+
+
+class UsageError(ValueError):
+    """A word of the command line that is not right."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """The command line, typed; see the module's text."""
+
+    steps: int = 6
+    warm_up: int = 2
+    repeats: int = 2
+    prompts: int = 32
+    arms: str = "fgrpo,verl,trl"
+    out: str = "benchmarks/results/step.json"
+    work: str = "outputs/benchmarks/step"
+    timeout_seconds: int = 1800
+
+    def __post_init__(self) -> None:
+        unknown = [arm for arm in self.chosen if arm not in ARMS]
+        if unknown or not self.chosen:
+            raise UsageError(f"arms={self.arms}: expected a list of {', '.join(ARMS)}")
+        if not 0 <= self.warm_up < self.steps:
+            raise UsageError(
+                f"warm_up={self.warm_up} with steps={self.steps}: expected 0 <= warm_up < steps, so that steps are left to measure"
+            )
+        if self.prompts < 2 or self.prompts % 2:
+            raise UsageError(f"prompts={self.prompts}: expected an even number, 2 or more (a step has two mini-batches)")
+        if self.repeats < 1 or self.timeout_seconds < 1:
+            raise UsageError(f"repeats={self.repeats} timeout_seconds={self.timeout_seconds}: expected 1 or more")
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        return tuple(arm for arm in self.arms.split(",") if arm)
+
+
+def parse(words: list[str]) -> Options:
+    """`key=value` words as options.
+
+    Raises:
+        UsageError: an unknown key, a value that is no whole number, or one out of range.
+    """
+    types = {field.name: field.type for field in fields(Options)}
+    given: dict[str, Any] = {}
+    for word in words:
+        key, separator, value = word.partition("=")
+        if not separator or key not in types:
+            raise UsageError(f"{word!r}: expected key=value with one of {', '.join(types)}")
+        if types[key] == "int" and not (value.isascii() and value.isdigit()):
+            raise UsageError(f"{key}={value}: expected a whole number")
+        given[key] = int(value) if types[key] == "int" else value
+    return Options(**given)
+
+
+def overrides(options: Options) -> list[str]:
+    """Settings that all sides share, on top of the tiny recipes."""
+    rollouts = options.prompts * GROUP_SIZE
+    return [
+        f"trainer.total_training_steps={options.steps}",
+        "trainer.save_freq=-1",
+        f"data.train_batch_size={options.prompts}",
+        f"actor_rollout_ref.rollout.n={GROUP_SIZE}",
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts // 2}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={rollouts // 2}",
+        f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={rollouts}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={rollouts}",
+        "faithful_rl.evaluation.at_start=false",
+        "faithful_rl.evaluation.at_end=false",
+        "++ray_kwargs.ray_init.address=local",  # never a cluster that happens to run on this machine
+    ]
+
+
+def schedule(options: Options) -> list[tuple[str, int]]:
+    """(arm, repetition) in the order of the runs: ours and stock verl in turns, the other one first each time; TRL last."""
+    pair = [arm for arm in ("fgrpo", "verl") if arm in options.chosen]
+    runs = [(arm, number) for number in range(1, options.repeats + 1) for arm in (pair if number % 2 else reversed(pair))]
+    return runs + ([("trl", 1)] if "trl" in options.chosen else [])
+
+
+def command_of(arm: str, run_dir: Path, shared: list[str]) -> list[str]:
+    if arm == "fgrpo":
+        return [sys.executable, "-m", "faithful_rl.main", "recipe=fgrpo_tiny", *shared, f"faithful_rl.output_dir={run_dir}"]
+    module = {"verl": "benchmarks.step.stock_verl", "trl": "benchmarks.step.trl_grpo"}[arm]
+    return [sys.executable, "-m", module, str(run_dir), "recipe=grpo_tiny", *shared]
+
+
+def check(options: Options, shared: list[str]) -> dict[str, Any]:
+    """Everything that can be known to fail before minutes are spent; makes the scenes. Returns the resolved configuration.
+
+    Raises:
+        ConfigError: as preflight's.
+        UsageError: TRL is asked for and not installed.
+    """
+    if "trl" in options.chosen:
+        try:
+            version("trl")
+        except PackageNotFoundError:
+            raise UsageError("TRL is not installed: pip install -e '.[cpu,dev]', or leave it out with arms=fgrpo,verl") from None
+    job = command.prepare(["recipe=fgrpo_tiny", *shared, f"faithful_rl.output_dir={options.work}/fgrpo-1"])
+    config = command.resolved(job.composed)
+    preflight.check_static(config, job.typed)
+    return config
+
+
+def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]], loads: list[float]) -> dict[str, Any]:
+    """The result file's content."""
+    model, data = config["actor_rollout_ref"], config["data"]
+    found: dict[str, Any] = {
+        "what": "seconds per training step by phase, medians over steps after the warm-up",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "settings": {
+            **asdict(options),
+            "group_size": GROUP_SIZE,
+            "model": Path(model["model"]["path"]).name,
+            "max_prompt_length": data["max_prompt_length"],
+            "max_response_length": data["max_response_length"],
+            "lr": model["actor"]["optim"]["lr"],
+            "seed": data["seed"],
+            "poll_seconds": "0.2 in ours and in stock verl, whose own default is 2",
+        },
+        "machine": {**machine(), "load_average_1min_before_each_run": loads, "quiet": quiet(loads)},
+        "code_version": code_version(),
+        "versions": {**versions(), **({"trl": version("trl")} if "trl" in runs else {})},
+        "arms": {arm: summary.summarise(of_arm, options.warm_up) for arm, of_arm in runs.items()},
+    }
+    if {"fgrpo", "verl"} <= runs.keys():
+        found["overhead"] = summary.compare(runs["fgrpo"], runs["verl"], options.warm_up, OVERHEAD_LIMIT)
+    if "trl" in runs:
+        found["trl_over"] = {
+            arm: {
+                name: summary.ratio(steps_of(runs["trl"], options, key), steps_of(runs[arm], options, key))
+                for name, key in (("wall", summary.STEP), ("processor", summary.PROCESSOR))
+                if steps_of(runs["trl"], options, key) and steps_of(runs[arm], options, key)
+            }
+            for arm in ("fgrpo", "verl")
+            if arm in runs
+        }
+    return {**found, "rows": runs}
+
+
+def steps_of(runs: list[Any], options: Options, key: str) -> list[float]:
+    return summary.values(summary.measured(runs, options.warm_up), key)
+
+
+def quiet(loads: list[float]) -> bool:
+    """Whether other programs left the machine alone: the load before every run."""
+    return max(loads) <= BUSY_SHARE * len(os.sched_getaffinity(0))
+
+
+def show(result: dict[str, Any], console: Console) -> None:
+    """The table and the statements."""
+    arms = result["arms"]
+    table = Table(title="seconds per step, median (quartiles)")
+    table.add_column("phase")
+    for arm in arms:
+        table.add_column(ARMS[arm], justify="right")
+    lines = [(phase, ("phase_seconds", phase)) for phase in summary.PHASES]
+    lines += [("step and logging", ("cycle_seconds",)), ("processor time, all", ("processor_seconds", "total"))]
+    lines += [("processor time, judges", ("processor_seconds", "judges")), ("tokens per response", ("response_tokens",))]
+    for label, path in lines:
+        cells = [_cell(_at(arms[arm], path)) for arm in arms]
+        if any(cells):
+            table.add_row(label, *cells)
+    console.print(table)
+    for line in statements(result):
+        console.print(line, highlight=False)
+
+
+def _at(node: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        node = node.get(name, {})
+    return node
+
+
+def _cell(found: dict[str, float]) -> str:
+    return f"{found['median']:.2f} ({found['quartile_1']:.2f}-{found['quartile_3']:.2f})" if found else ""
+
+
+def statements(result: dict[str, Any]) -> list[str]:
+    """What the numbers say, one sentence each."""
+    lines = []
+    names = {"wall": "wall time of a step", "wall_with_logging": "wall time with logging", "processor": "processor time"}
+    overhead = result.get("overhead", {})
+    for key, name in names.items():
+        if key in overhead:
+            outside = overhead[key]["outside_judges"]
+            lines.append(
+                f"Overhead of ours outside judges, {name}: {_percent(outside)}; with judges {_percent(overhead[key]['with_judges'])}; "
+                f"at most {overhead['limit']:.0%}: {overhead[key]['within_limit']}"
+            )
+    for arm, found in result.get("trl_over", {}).items():
+        wall, used = found["wall"], found.get("processor", {}).get("value", float("nan"))
+        lines.append(
+            f"A step of TRL takes {wall['value']:.2f} ({wall['low']:.2f} to {wall['high']:.2f}) times as long as {ARMS[arm]} "
+            f"in wall time; {used:.2f} in processor time"
+        )
+    if not result["machine"]["quiet"]:
+        loads = ", ".join(f"{load:.1f}" for load in result["machine"]["load_average_1min_before_each_run"])
+        lines.append(f"The machine was busy (load before the runs: {loads}): do not trust wall times, measure again on a quiet one")
+    return lines
+
+
+def _percent(found: dict[str, float]) -> str:
+    return f"{found['value']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+
+
+def measure(options: Options, shared: list[str], console: Console) -> tuple[dict[str, list[Any]], list[float]]:
+    """All runs one after the other, each in a process of its own; rows by arm, and the load average before each run."""
+    work = Path(options.work)
+    shutil.rmtree(work, ignore_errors=True)
+    runs: dict[str, list[Any]] = {arm: [] for arm in options.chosen}
+    loads = []
+    for arm, number in schedule(options):
+        loads.append(round(os.getloadavg()[0], 2))
+        console.print(f"{ARMS[arm]}, run {number}: {options.steps} steps (load {loads[-1]})", highlight=False)
+        run_dir = work / f"{arm}-{number}"
+        rows = processes.run_measured(
+            command_of(arm, run_dir, shared),
+            run_dir / "metrics.jsonl",
+            work / f"{arm}-{number}.log",
+            options.steps,
+            options.timeout_seconds,
+            processes.child_environment(),
+            PROJECT_ROOT,
+        )
+        runs[arm].append(rows)
+    return runs, loads
+
+
+def main() -> int:
+    console = Console()
+    words = sys.argv[1:]
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    os.chdir(PROJECT_ROOT)
+    try:
+        options = parse(words)
+        shared = overrides(options)
+        config = check(options, shared)
+        runs, loads = measure(options, shared, console)
+    except (UsageError, ConfigError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except processes.ChildFailedError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    result = report(options, config, runs, loads)
+    out = Path(options.out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    show(result, console)
+    console.print(f"Written to {out}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
