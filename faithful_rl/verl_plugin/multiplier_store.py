@@ -1,19 +1,20 @@
 """The one place where a run's multipliers can be read, by any process of the cluster, with the step they belong to.
 
-where = read_json(run_dir / CLUSTER_FILE)
-ray.init(address=where["address"], namespace=where["namespace"])
-ray.get(connect().read.remote())  # {"step": 12, "multipliers": {"consistency": 1.04, ...}}
+`RAY_AUTH_MODE=token python -m faithful_rl.verl_plugin.multiplier_store RUN_DIR` prints them for a run on this machine's cluster
+(Ray's token authentication is on by default; a process that joins a cluster has to ask for it).
 """
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from faithful_rl.run_directory import write_json
+from faithful_rl.run_directory import read_json, write_json
 
 NAME = "multiplier-store"
 CLUSTER_FILE = "cluster.json"
@@ -56,3 +57,25 @@ def connect(namespace: str | None = None) -> Any:
         ValueError: no run is up in that namespace.
     """
     return ray.get_actor(NAME, namespace=namespace)
+
+
+def read_run(run_dir: Path) -> dict[str, Any]:
+    """Join the cluster of the run in `run_dir` and read its store; also lists the run's named actors.
+
+    Raises:
+        ValueError: the run has not started its actors yet, or its store is gone.
+        ConnectionError: the cluster is gone, or RAY_AUTH_MODE=token is missing.
+    """
+    where = read_json(run_dir / CLUSTER_FILE)
+    if not where:
+        raise ValueError(f"{run_dir} has no {CLUSTER_FILE}: no run has started its actors there")
+    ray.init(address=where["address"], namespace=where["namespace"], log_to_driver=False)
+    try:
+        state: dict[str, Any] = ray.get(connect().read.remote(), timeout=60)
+        return {**state, "actors": sorted(ray.util.list_named_actors())}
+    finally:
+        ray.shutdown()
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(read_run(Path(sys.argv[1]))) + "\n")

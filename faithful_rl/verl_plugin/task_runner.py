@@ -106,6 +106,11 @@ def _log_to(path: Path) -> None:
     os.dup2(file, 1)
     os.dup2(file, 2)
     os.close(file)
+    own = logging.getLogger("faithful_rl")  # verl raises the level of the root logger above what a reader of this file wants to know
+    own.setLevel(logging.INFO)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(levelname)s:%(asctime)s:%(message)s"))
+    own.handlers, own.propagate = [handler], False
 
 
 class _Launcher:

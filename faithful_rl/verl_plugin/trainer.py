@@ -244,7 +244,7 @@ class FaithfulTrainerMixin(_Host):
         stop = self._must_stop()
         if (self._save_due or stop) and self._saved_step != global_steps:
             self._write_checkpoint()
-        if stop:
+        if self.guard.exhausted or (stop and global_steps < self.planned_steps):
             self.outcome = "nonfinite" if self.guard.exhausted else "stopped"
             logger.warning("step %d: ending after a checkpoint (%s)", global_steps, self.outcome)
             self.total_training_steps = global_steps  # verl's loop ends when the next step is beyond it

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ RUN = (
     "trainer.save_freq=-1",
     "faithful_rl.reference_policy.placement=own_pool",
     "ray_kwargs.ray_init.num_gpus=2",
+    "ray_kwargs.ray_init.num_cpus=40",
 )
 
 
@@ -46,25 +49,18 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
 
 
 def look_around(run_dir: Path) -> tuple[dict[str, Any], set[str]]:
-    """What another driver of the same cluster finds by name."""
-    import ray
-    from ray.util import list_named_actors
-
-    from faithful_rl.verl_plugin import multiplier_store
-
-    where = json.loads((run_dir / multiplier_store.CLUSTER_FILE).read_text())
-    ray.init(address=where["address"], namespace=where["namespace"], log_to_driver=False)
-    try:
-        return ray.get(multiplier_store.connect().read.remote(), timeout=60), set(list_named_actors())
-    finally:
-        ray.shutdown()
+    """What another process of this machine finds by name."""
+    command = [sys.executable, "-m", "faithful_rl.verl_plugin.multiplier_store", str(run_dir)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "token"}
+    found = subprocess.run(command, cwd=harness.PROJECT, env=environment, capture_output=True, text=True, timeout=300, check=True)
+    store = json.loads(found.stdout.splitlines()[-1])
+    return store, set(store["actors"])
 
 
 def test_multipliers_are_read_by_another_process_with_their_step(observed: Observed) -> None:
     rows = harness.rows(observed.run_dir)
     assert observed.store["step"] >= 4
-    row = next((row for row in rows if row["step"] == observed.store["step"]), None)
-    assert row is not None
+    (row,) = [row for row in rows if row["step"] == observed.store["step"]]
     for name, value in observed.store["multipliers"].items():
         assert row[f"constraint/{name}/multiplier_next"] == value
 

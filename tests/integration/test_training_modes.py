@@ -21,6 +21,7 @@ SEPARATE = (
     "actor_rollout_ref.rollout.checkpoint_engine.backend=ray",
     "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=faithful_rl.verl_plugin.ray_checkpoint_engine",
     "ray_kwargs.ray_init.num_gpus=2",
+    "ray_kwargs.ray_init.num_cpus=40",
 )
 
 

@@ -163,12 +163,14 @@ def main(runner: str, overrides: list[str]) -> None:
 
     from faithful_rl import main as product
     from faithful_rl import preflight
-    from faithful_rl.verl_plugin import task_runner
 
     job = product.prepare(overrides)
     config = OmegaConf.create(product.resolved(job.composed))
     product.set_environment(job.typed, Path(job.typed.output_dir))
+    from faithful_rl.verl_plugin import task_runner  # imports verl, which chooses its platform by the environment
+
     preflight.check_static(OmegaConf.to_container(config), job.typed)  # makes the scenes as well
+    preflight.check_started(OmegaConf.to_container(config), job.typed)
     task_runner.run(config, runners()[runner])
 
 
