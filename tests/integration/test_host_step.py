@@ -24,9 +24,9 @@ from PIL import Image
 pytest.importorskip("verl")
 pytest.importorskip("vllm")
 
-pytestmark = pytest.mark.integration
+SECONDS = 1200  # minutes are enough on an idle machine with two cores
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(SECONDS + 60)]
 
-SECONDS = 540
 QUESTION = "<image>Is the red circle left of the blue square? (A) yes (B) no"
 
 
@@ -61,6 +61,7 @@ def overrides(model: Path, parquet: Path, directory: Path, ranks: int, steps: in
     """verl's defaults, changed where a CPU or the size of this test needs it."""
     reward = directory / "reward.py"
     reward.write_text("def compute_score(data_source, solution_str, ground_truth, **others):\n    return (len(solution_str) % 7) / 7\n")
+    micro_batch = 8 // ranks  # 4 prompts x 2 rollouts; must divide a rank's share
     actor, ref, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "actor_rollout_ref.rollout"
     return [
         f"data.train_files={parquet}",
@@ -87,11 +88,11 @@ def overrides(model: Path, parquet: Path, directory: Path, ranks: int, steps: in
         f"{ref}.fsdp_config.use_torch_compile=False",
         f"{actor}.use_torch_compile=False",
         f"{actor}.ppo_mini_batch_size=4",
-        f"{actor}.ppo_micro_batch_size_per_gpu=8",
+        f"{actor}.ppo_micro_batch_size_per_gpu={micro_batch}",
         f"{actor}.use_kl_loss=True",
         f"{actor}.optim.lr=1e-2",  # large, so that a rollout server with the weights before would be far off
-        f"{ref}.log_prob_micro_batch_size_per_gpu=8",
-        f"{rollout}.log_prob_micro_batch_size_per_gpu=8",
+        f"{ref}.log_prob_micro_batch_size_per_gpu={micro_batch}",
+        f"{rollout}.log_prob_micro_batch_size_per_gpu={micro_batch}",
         f"{rollout}.name=vllm",
         f"{rollout}.load_format=safetensors",
         f"{rollout}.dtype=float32",
@@ -163,7 +164,10 @@ def test_actor_and_rollout_server_agree_before_and_after_an_update(
     metrics = run_stock_verl(overrides(model, parquet, tmp_path, ranks, steps), tmp_path)
     assert len(metrics) == steps
     for step in metrics:
-        assert step["training/rollout_probs_diff_max"] < 1e-4
+        # The server never samples an image placeholder, the actor gives them some probability: an untrained model's
+        # log-probabilities differ by that much. Outdated weights give a correlation near zero.
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
+        assert step["training/rollout_probs_diff_max"] < 0.005
         assert math.isfinite(step["actor/grad_norm"])
         assert step["actor/grad_norm"] > 0
         assert step["response_length/mean"] == 12
