@@ -69,14 +69,14 @@ def draw_all(runs: Mapping[str, Rows]) -> list[Plot]:
     return [plot for plot in drawn if plot is not None]
 
 
-def _series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
+def series(rows: Rows, name: str) -> tuple[np.ndarray, np.ndarray]:
     steps = np.array([row["step"] for row in rows], dtype=float)
     return steps, np.array([row.get(name, math.nan) for row in rows], dtype=float)
 
 
 def _metric(name: str, runs: Mapping[str, Rows]) -> list[Curve]:
     return [
-        Curve(label if len(runs) > 1 else "", *_series(rows, name), COLOURS[index % len(COLOURS)])
+        Curve(label if len(runs) > 1 else "", *series(rows, name), COLOURS[index % len(COLOURS)])
         for index, (label, rows) in enumerate(runs.items())
     ]
 
@@ -86,8 +86,8 @@ def _outcome(runs: Mapping[str, Rows]) -> list[Curve]:
     for index, (label, rows) in enumerate(runs.items()):
         prefix = f"{label}: " if len(runs) > 1 else ""
         first, second = (COLOURS[0], COLOURS[1]) if len(runs) == 1 else (COLOURS[index % len(COLOURS)],) * 2
-        curves.append(Curve(f"{prefix}accuracy", *_series(rows, TRAIN_ACCURACY), first))
-        curves.append(Curve(f"{prefix}inconsistency rate", *_series(rows, TRAIN_INCONSISTENCY_RATE), second, dashed=len(runs) > 1))
+        curves.append(Curve(f"{prefix}accuracy", *series(rows, TRAIN_ACCURACY), first))
+        curves.append(Curve(f"{prefix}inconsistency rate", *series(rows, TRAIN_INCONSISTENCY_RATE), second, dashed=len(runs) > 1))
     return curves
 
 
@@ -112,7 +112,7 @@ def _multipliers(runs: Mapping[str, Rows]) -> list[Curve]:
         for name in CONSTRAINT_SIGNALS:
             prefix = f"{label}: " if len(runs) > 1 else ""
             text = f"{prefix}{name.replace('_', ' ')} ({SYMBOLS[name]})"
-            curves.append(Curve(text, *_series(rows, constraint_metric(name, "multiplier")), COLOUR_OF[name], dashed=index > 0))
+            curves.append(Curve(text, *series(rows, constraint_metric(name, "multiplier")), COLOUR_OF[name], dashed=index > 0))
     return curves
 
 

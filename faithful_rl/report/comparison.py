@@ -1,0 +1,267 @@
+"""Methods beside each other over seeds, from one warm start on one set of held-out questions: numbers, Markdown, JSON.
+
+A method is a recipe; its seeds are its runs. The warm start's numbers are the `before` evaluations of all runs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from faithful_rl.report.statistics import (
+    CONFIDENCE,
+    QUANTITIES,
+    RESAMPLES,
+    Estimate,
+    Quantity,
+    Row,
+    Seeds,
+    difference_over_seeds,
+    over_seeds,
+    read_heldout,
+    seed_t_interval,
+)
+from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, read_json
+
+WARM_START = "warm start"
+# Recipe -> what tables and pictures call it, in the order of the tables; other recipes go by their own name, after these.
+LABELS = {
+    "grpo_tiny": "GRPO",
+    "fgrpo_consistency_tiny": "FGRPO, consistency only",
+    "fgrpo_fixed_tiny": "FGRPO, fixed multipliers",
+    "fgrpo_tiny": "FGRPO, adaptive",
+    "grpo_7b": "GRPO",
+    "fgrpo_7b": "FGRPO, adaptive",
+}
+COLUMNS = (
+    "accuracy",
+    "inconsistency_rate",
+    "semantic_grounding",
+    "spatial_grounding",
+    "format",
+    "sentence_count",
+    "right_for_false_reason",
+)
+Evaluations = Mapping[str, Sequence[Mapping[str, Row]]]  # method -> one evaluation (question id -> line) per seed
+
+
+@dataclass(frozen=True)
+class Difference:
+    """`method` - `other` in one quantity: two-way bootstrap, t interval over seeds, and the difference of each seed."""
+
+    method: str
+    other: str
+    decoding: str
+    quantity: str
+    bootstrap: Estimate
+    seed_t: Estimate | None
+    per_seed: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """`estimates[decoding][method][quantity]` over seeds, `per_seed` likewise with one number per seed."""
+
+    methods: tuple[str, ...]
+    seeds: Mapping[str, tuple[int, ...]]
+    steps: tuple[int, ...]
+    questions: int
+    code_versions: tuple[str, ...]
+    estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    per_seed: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]]
+    differences: tuple[Difference, ...]
+
+
+def method_label(recipe: str) -> str:
+    """What tables and pictures call a recipe."""
+    return LABELS.get(recipe, recipe)
+
+
+def compare(run_dirs: Sequence[Path]) -> Comparison:
+    """Read the runs and compute every number of the tables.
+
+    Raises:
+        ValueError: if a run is not evaluated after training, two runs share recipe and seed, or the runs answered other questions.
+    """
+    by_method = _group(run_dirs)
+    methods = (WARM_START, *by_method)
+    estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
+    per_seed: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {}
+    differences: list[Difference] = []
+    questions = 0
+    for decoding in DECODINGS:
+        evaluations = _evaluations(by_method, decoding)
+        if not evaluations:
+            continue
+        questions = len(next(iter(evaluations.values()))[0])
+        seeds = {(method, quantity.name): _seeds(found, quantity) for method, found in evaluations.items() for quantity in QUANTITIES}
+        estimates[decoding] = {m: {q.name: over_seeds(seeds[m, q.name]) for q in QUANTITIES} for m in evaluations}
+        per_seed[decoding] = {m: {q.name: tuple(map(float, seeds[m, q.name].per_seed())) for q in QUANTITIES} for m in evaluations}
+        differences += _differences(by_method, decoding, seeds)
+    if not estimates:
+        raise ValueError(f"none of {', '.join(map(str, run_dirs))} has an evaluation after training; a comparison needs finished runs")
+    records = [read_json(run_dir / RUN) for runs in by_method.values() for run_dir in runs.values()]
+    return Comparison(
+        methods=tuple(method for method in methods if method in next(iter(estimates.values()))),
+        seeds={method: tuple(runs) for method, runs in by_method.items()},
+        steps=tuple(sorted({_last_step(run_dir) for runs in by_method.values() for run_dir in runs.values()})),
+        questions=questions,
+        code_versions=tuple(sorted({str(record.get("code_version", "unknown")) for record in records})),
+        estimates=estimates,
+        per_seed=per_seed,
+        differences=tuple(differences),
+    )
+
+
+def _group(run_dirs: Sequence[Path]) -> dict[str, dict[int, Path]]:
+    """Method label -> seed -> run directory, methods in the tables' order and seeds rising."""
+    found: dict[str, dict[int, Path]] = {}
+    for run_dir in run_dirs:
+        record = read_json(run_dir / RUN)
+        if not record:
+            raise ValueError(f"{run_dir} holds no run ({RUN} is missing); give the directory that a training command printed")
+        method, seed = method_label(str(record.get("recipe"))), int(record.get("seed", 0))
+        other = found.setdefault(method, {}).setdefault(seed, run_dir)
+        if other != run_dir:
+            raise ValueError(f"{other} and {run_dir} are both {method}, seed {seed}; give each recipe and seed once")
+    order = list(LABELS.values())
+    names = sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return {name: dict(sorted(found[name].items())) for name in names}
+
+
+def _last_step(run_dir: Path) -> int:
+    after = read_json(run_dir / "heldout" / "summary.json").get("after") or {}
+    return int(after.get("step", 0))
+
+
+def _evaluations(by_method: Mapping[str, Mapping[int, Path]], decoding: str) -> dict[str, list[dict[str, Row]]]:
+    """Method -> evaluations of its seeds, all on the same questions in the same order; {} where the decoding was not evaluated."""
+    paths = [(method, run_dir) for method, runs in by_method.items() for run_dir in runs.values()]
+    found: dict[str, list[dict[str, Row]]] = {}
+    expected: set[str] = set()
+    for moment in ("after", "before"):
+        for method, run_dir in paths:
+            rows = read_heldout(run_dir, moment, decoding)
+            if not rows and (moment == "before" or not expected):
+                continue
+            expected = expected or set(rows)
+            if set(rows) != expected:
+                what = f"{len(set(rows) ^ expected)} questions differ" if rows else "there is no evaluation after training"
+                raise ValueError(
+                    f"{run_dir}, {DECODING_LABELS[decoding]}: {what}; methods are compared on the same held-out questions only"
+                )
+            found.setdefault(method if moment == "after" else WARM_START, []).append(rows)
+    if any(len(found.get(method, ())) != len(runs) for method, runs in by_method.items()) and expected:
+        missing = [method for method, runs in by_method.items() if len(found.get(method, ())) != len(runs)]
+        raise ValueError(
+            f"{', '.join(missing)}, {DECODING_LABELS[decoding]}: a run has no evaluation after training; finish it or leave it out"
+        )
+    order = sorted(expected)
+    return {method: [{uid: rows[uid] for uid in order} for rows in runs] for method, runs in found.items()}
+
+
+def _seeds(evaluations: Sequence[Mapping[str, Row]], quantity: Quantity) -> Seeds:
+    arrays = [quantity.arrays(list(rows.values())) for rows in evaluations]
+    return Seeds(np.stack([values for values, _ in arrays]), np.stack([weights for _, weights in arrays]))
+
+
+def _differences(by_method: Mapping[str, Mapping[int, Path]], decoding: str, seeds: Mapping[tuple[str, str], Seeds]) -> list[Difference]:
+    """Every other method against GRPO, where GRPO was run; per-seed numbers only where both have the same seeds."""
+    if "GRPO" not in by_method:
+        return []
+    result = []
+    for method in [name for name in by_method if name != "GRPO"]:
+        matched = tuple(by_method[method]) == tuple(by_method["GRPO"])
+        for quantity in QUANTITIES:
+            ours, theirs = seeds[method, quantity.name], seeds["GRPO", quantity.name]
+            result.append(
+                Difference(
+                    method,
+                    "GRPO",
+                    decoding,
+                    quantity.name,
+                    difference_over_seeds(ours, theirs),
+                    seed_t_interval(ours, theirs) if matched else None,
+                    tuple(map(float, ours.per_seed() - theirs.per_seed())) if matched else (),
+                )
+            )
+    return result
+
+
+def cell(found: Estimate, percent: bool, signed: bool = False) -> str:
+    """`79.2 [76.1, 82.0]`, shares in per cent; "–" where nothing was measured."""
+    if math.isnan(found.value):
+        return "–"
+    scale, digits, sign = (100.0, 1, "+" if signed else "") if percent else (1.0, 2, "+" if signed else "")
+    text = f"{scale * found.value:{sign}.{digits}f}"
+    return text if math.isnan(found.low) else f"{text} [{scale * found.low:{sign}.{digits}f}, {scale * found.high:{sign}.{digits}f}]"
+
+
+def markdown(comparison: Comparison) -> str:
+    """The tables for the README, one per decoding, then differences to GRPO, then how the intervals are made."""
+    chosen = [quantity for name in COLUMNS for quantity in QUANTITIES if quantity.name == name]
+    lines: list[str] = []
+    for decoding, by_method in comparison.estimates.items():
+        lines += [f"**{DECODING_LABELS[decoding]}**", "", _header(chosen), "|---|" + "---:|" * len(chosen)]
+        for method in comparison.methods:
+            cells = [cell(by_method[method][quantity.name], quantity.percent) for quantity in chosen]
+            lines.append(f"| {method} | {' | '.join(cells)} |")
+        lines.append("")
+    if comparison.differences:
+        lines += _difference_lines(comparison, chosen)
+    counts = sorted({len(seeds) for seeds in comparison.seeds.values()})
+    lines += [
+        f"Seeds per method: {', '.join(map(str, counts))}; held-out questions: {comparison.questions}; "
+        f"steps: {', '.join(map(str, comparison.steps))}. Mean over seeds [95% interval]: two-way bootstrap over seeds and questions "
+        f"({RESAMPLES} resamples, percentile). IR is over all answers, R_S and R_G over traces where they could be measured; "
+        "right for a false reason: right answers whose trace holds a sentence that is false of the image.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _header(chosen: Sequence[Quantity]) -> str:
+    return "| method | " + " | ".join(f"{quantity.heading}{' %' if quantity.percent else ''}" for quantity in chosen) + " |"
+
+
+def _difference_lines(comparison: Comparison, chosen: Sequence[Quantity]) -> list[str]:
+    lines = ["**Difference to GRPO**, in points, with each seed's own difference below", "", _header(chosen).replace(" %", "")]
+    lines.append("|---|" + "---:|" * len(chosen))
+    found = {(d.method, d.decoding, d.quantity): d for d in comparison.differences}
+    for method, decoding in dict.fromkeys((d.method, d.decoding) for d in comparison.differences):
+        row = [found[method, decoding, quantity.name] for quantity in chosen]
+        cells = [cell(d.bootstrap, q.percent, signed=True) for d, q in zip(row, chosen, strict=True)]
+        lines.append(f"| {method}, {DECODING_LABELS[decoding]} | {' | '.join(cells)} |")
+        if any(d.per_seed for d in row):
+            each = [
+                ", ".join(f"{(100 if q.percent else 1) * value:+.{1 if q.percent else 2}f}" for value in d.per_seed)
+                for d, q in zip(row, chosen, strict=True)
+            ]
+            lines.append(f"| seed by seed | {' | '.join(each)} |")
+    return [*lines, ""]
+
+
+def as_json(comparison: Comparison) -> dict[str, Any]:
+    """Everything of the comparison as JSON values; numbers that were not measured are null."""
+    value = {
+        **asdict(comparison),
+        "interval": {
+            "confidence": CONFIDENCE,
+            "resamples": RESAMPLES,
+            "over_seeds": "two-way percentile bootstrap over seeds and questions",
+        },
+    }
+    result: dict[str, Any] = _plain(value)
+    return result
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(name): _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
