@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from omegaconf import DictConfig, open_dict
 from transfer_queue import KVBatchMeta
+from verl.trainer.ppo.v1 import trainer_separate_async
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer
 from verl.trainer.ppo.v1.trainer_colocate_async import PPOTrainerColocateAsync
 from verl.trainer.ppo.v1.trainer_separate_async import PPOTrainerSeparateAsync
@@ -52,6 +53,7 @@ class FaithfulTrainerMixin(_Host):
 
     control: RunControl
     outcome = "finished"
+    total_training_steps: int  # verl's
 
     def __init__(self, config: DictConfig) -> None:
         self.settings = from_node(config.faithful_rl)
@@ -315,6 +317,18 @@ class FaithfulTrainerColocateAsync(FaithfulTrainerMixin, PPOTrainerColocateAsync
 
 class FaithfulTrainerSeparateAsync(FaithfulTrainerMixin, PPOTrainerSeparateAsync):
     """Generation on servers of its own, beside training."""
+
+    def _setup(self) -> None:
+        """verl passes `flush=True` to a logger where `hybrid_engine` is false, which raises; a message below the level does not.
+
+        Can go when `PPOTrainerSeparateAsync._setup` no longer does that.
+        """
+        level = trainer_separate_async.logger.level
+        trainer_separate_async.logger.setLevel(logging.WARNING)
+        try:
+            super()._setup()
+        finally:
+            trainer_separate_async.logger.setLevel(level)
 
 
 TRAINERS: dict[str, type[PPOTrainer]] = {

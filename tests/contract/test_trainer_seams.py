@@ -195,6 +195,11 @@ def test_batches_can_be_reordered_by_index() -> None:
     assert (batch.keys, batch.tags) == (["a_0_0", "b_0_0"], [{"n": 2}, {"n": 1}])
 
 
+def test_verl_still_logs_with_flush_in_separate_async() -> None:
+    """Why our trainer quietens that logger during set-up; when this fails, the override can go."""
+    assert "flush=True" in source(get_trainer_cls("separate_async")._setup)
+
+
 # ---- agent loop ----
 
 
