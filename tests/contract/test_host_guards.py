@@ -6,9 +6,9 @@ A failure of a `seam` test after an upgrade means: read the guard's "can go when
 from __future__ import annotations
 
 import asyncio
+import importlib
 import importlib.metadata
 import inspect
-import importlib
 import sys
 from types import ModuleType, SimpleNamespace
 from typing import Any
