@@ -20,6 +20,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import sys
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
@@ -271,6 +272,11 @@ def measure(options: Options, shared: list[str], console: Console) -> tuple[dict
     return runs, loads
 
 
+def _stop(number: int, frame: Any) -> None:
+    """SIGTERM unwinds like an exception, so that the run in progress is ended with everything it started."""
+    sys.exit(128 + number)
+
+
 def main() -> int:
     console = Console()
     words = sys.argv[1:]
@@ -278,6 +284,7 @@ def main() -> int:
         print(__doc__)
         return 0
     os.chdir(PROJECT_ROOT)
+    signal.signal(signal.SIGTERM, _stop)
     try:
         options = parse(words)
         shared = overrides(options)
@@ -289,6 +296,8 @@ def main() -> int:
     except processes.ChildFailedError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     result = report(options, config, runs, loads)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
