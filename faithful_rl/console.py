@@ -14,8 +14,10 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from faithful_rl.metrics import (
     CONSTRAINT_SIGNALS,
@@ -26,10 +28,11 @@ from faithful_rl.metrics import (
     read_metrics,
     train_metric,
 )
-from faithful_rl.results import PERCENT, SUMMARY, heldout_table, question_count
-from faithful_rl.run_directory import HELDOUT, METRICS, RUN, read_json, read_status
+from faithful_rl.results import headline, heldout_table, read_results
+from faithful_rl.run_directory import METRICS, RUN, read_json, read_status
 
 POLL_SECONDS = 0.5
+PERCENT = 100.0
 
 
 @contextmanager
@@ -133,19 +136,23 @@ class _LiveView:
 
 def result_table(run_dir: Path) -> Table | None:
     """Held-out questions before and after training, both decodings side by side; None where nothing was evaluated."""
-    summary = read_json(run_dir / HELDOUT / SUMMARY)
-    columns, rows = heldout_table(summary)
+    results = read_results(run_dir)
+    columns, rows = heldout_table(results)
     if not columns:
         return None
     run = read_json(run_dir / RUN)
-    title = f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {question_count(summary)} held-out questions"
-    table = Table(title=title, title_justify="left")
+    title = f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {results.questions} held-out questions"
+    table = Table(title=title, title_justify="left", caption=_caption(headline(results)), caption_justify="left")
     table.add_column("")
     for column in columns:
         table.add_column(column.replace(", ", "\n"), justify="right")
     for heading, cells in rows:
-        table.add_row(heading, *cells)
+        table.add_row(heading, *(Text(cell.replace(" [", "\n[")) for cell in cells))
     return table
+
+
+def _caption(sentence: str) -> str:
+    return escape(f"[95% bootstrap interval over questions; change is paired] {sentence}".rstrip())
 
 
 def print_result_table(run_dir: Path, stream: TextIO | None = None) -> None:

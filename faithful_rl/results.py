@@ -1,63 +1,126 @@
-"""The table of a run's held-out evaluation, for the terminal and for the report."""
+"""A run's held-out evaluation before and after training: numbers with intervals, the table, and the sentence that says what happened.
+
+For the terminal and for the report, so that both say the same. Reads `heldout/*.jsonl` of a run directory.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from pathlib import Path
 
+from faithful_rl.report.statistics import QUANTITIES, Estimate, Quantity, change, estimate, read_heldout
 from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, MOMENTS
 
-SUMMARY = "summary.json"
-PERCENT = 100.0
-
-# (name in heldout/summary.json, heading, factor, digits, name of the count that a share stands on)
-ROWS = (
-    ("accuracy", "accuracy %", PERCENT, 1, "questions"),
-    ("inconsistency_rate", "inconsistency rate (IR) %", PERCENT, 1, "consistency_scored"),
-    ("semantic_grounding", "semantic grounding (R_S) %", PERCENT, 1, "semantic_grounding_scored"),
-    ("spatial_grounding", "spatial grounding (R_G) %", PERCENT, 1, "spatial_grounding_scored"),
-    ("format", "well-formed %", PERCENT, 1, "questions"),
-    ("right_for_false_reason", "right answer, false sentence %", PERCENT, 1, ""),
-    ("sentence_count", "sentences per trace", 1.0, 2, ""),
-    ("response_tokens", "tokens per response", 1.0, 1, ""),
-)
-SHARES = frozenset({"accuracy", "inconsistency_rate", "format"})
+CHANGE = "change"
+HEADINGS = {
+    "accuracy": "accuracy %",
+    "inconsistency_rate": "inconsistency rate (IR) %",
+    "semantic_grounding": "semantic grounding (R_S) %",
+    "spatial_grounding": "spatial grounding (R_G) %",
+    "format": "well-formed %",
+    "right_for_false_reason": "right answer, false sentence %",
+    "sentence_count": "sentences per trace",
+    "response_tokens": "tokens per response",
+}
+CARDS = ("accuracy", "inconsistency_rate", "semantic_grounding", "spatial_grounding")
+CARD_TITLES = ("Accuracy", "Inconsistency", "True sentences", "Boxes on their things")
 
 
-def heldout_table(summary: Mapping[str, Any]) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
-    """(column headings, rows) of the held-out evaluation, decodings side by side; shares with their 95% Wilson half-width."""
-    found = [(moment, decoding) for decoding in DECODINGS for moment in MOMENTS if decoding in (summary.get(moment) or {})]
+@dataclass(frozen=True)
+class Results:
+    """`numbers[decoding][before|after|change][quantity]`; a moment that was not evaluated is not there. `questions` of an evaluation."""
+
+    questions: int
+    numbers: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+
+
+@dataclass(frozen=True)
+class Card:
+    """One quantity on the report's first screen: per decoding (label, before, after, change, mood "good", "bad" or "same")."""
+
+    title: str
+    name: str
+    lines: tuple[tuple[str, str, str, str, str], ...]
+
+
+def read_results(run_dir: Path) -> Results:
+    """Every number of the held-out evaluation with its 95% interval (a second or two for 600 questions)."""
+    numbers: dict[str, dict[str, dict[str, Estimate]]] = {}
+    questions = 0
+    for decoding in DECODINGS:
+        found = {moment: rows for moment in MOMENTS if (rows := read_heldout(run_dir, moment, decoding))}
+        questions = max([questions, *map(len, found.values())])
+        columns = {moment: {q.name: estimate(*q.arrays(list(rows.values()))) for q in QUANTITIES} for moment, rows in found.items()}
+        if len(found) == len(MOMENTS):
+            columns[CHANGE] = {q.name: change(found["before"], found["after"], q) for q in QUANTITIES}
+        if columns:
+            numbers[decoding] = columns
+    return Results(questions, numbers)
+
+
+def heldout_table(results: Results) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...]]:
+    """(column headings, rows of heading and cells), decodings side by side, each number with its 95% interval."""
+    found = [(decoding, moment) for decoding, columns in results.numbers.items() for moment in columns]
     rows = []
-    for name, heading, factor, digits, count in ROWS:
-        cells = []
-        for moment, decoding in found:
-            numbers = summary[moment][decoding]
-            cells.append(_cell(numbers, name, factor, digits, count))
+    for quantity in QUANTITIES:
+        cells = tuple(_cell(results.numbers[decoding][moment][quantity.name], quantity, moment == CHANGE) for decoding, moment in found)
         if any(cells):
-            rows.append((heading, tuple(cells)))
-    return tuple(f"{moment}, {DECODING_LABELS[decoding]}" for moment, decoding in found), tuple(rows)
+            rows.append((HEADINGS[quantity.name], cells))
+    return tuple(f"{moment}, {DECODING_LABELS[decoding]}" for decoding, moment in found), tuple(rows)
 
 
-def question_count(summary: Mapping[str, Any]) -> int:
-    """Questions of the first evaluation in `summary`; 0 where there is none."""
-    for moment in MOMENTS:
-        for decoding in DECODINGS:
-            if decoding in (summary.get(moment) or {}):
-                return int(summary[moment][decoding]["questions"])
-    return 0
-
-
-def _cell(numbers: Mapping[str, Any], name: str, factor: float, digits: int, count: str) -> str:
-    value = numbers.get(name)
-    if not isinstance(value, int | float) or math.isnan(value):
+def _cell(found: Estimate, quantity: Quantity, signed: bool) -> str:
+    if math.isnan(found.value):
         return ""
-    text = f"{factor * value:.{digits}f}"
-    if name in SHARES and numbers.get(count):
-        text += f" ± {factor * wilson_half_width(float(value), float(numbers[count])):.{digits}f}"
-    return text
+    value, low, high = (_number(number, quantity, signed) for number in (found.value, found.low, found.high))
+    return f"{value} [{low}, {high}]"
 
 
-def wilson_half_width(share: float, count: float, z: float = 1.959964) -> float:
-    """Half the width of the Wilson interval of a share in [0, 1] among `count` > 0 samples."""
-    return z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+def _number(value: float, quantity: Quantity, signed: bool = False) -> str:
+    scale, digits = (100.0, 1) if quantity.percent else (1.0, 2)
+    return f"{scale * value:{'+' if signed else ''}.{digits}f}"
+
+
+def cards(results: Results) -> tuple[Card, ...]:
+    """Before and after of the four headline quantities, for each decoding that has both."""
+    by_name = {quantity.name: quantity for quantity in QUANTITIES}
+    made = []
+    for title, name in zip(CARD_TITLES, CARDS, strict=True):
+        lines = []
+        for decoding, columns in results.numbers.items():
+            if CHANGE in columns and not math.isnan(columns[CHANGE][name].value):
+                before, after, moved = (columns[moment][name] for moment in (*MOMENTS, CHANGE))
+                quantity = by_name[name]
+                mood = "same" if not moved.excludes_zero else "good" if moved.value * quantity.better > 0 else "bad"
+                texts = (_number(before.value, quantity), _number(after.value, quantity), _number(moved.value, quantity, signed=True))
+                lines.append((DECODING_LABELS[decoding], *texts, mood))
+        if lines:
+            made.append(Card(title, name, tuple(lines)))
+    return tuple(made)
+
+
+def headline(results: Results) -> str:
+    """What training did, in one or two sentences made from the numbers; "" before both evaluations exist.
+
+    A change is called one only where its 95% interval excludes zero.
+    """
+    both = [(decoding, columns) for decoding, columns in results.numbers.items() if CHANGE in columns]
+    sentences = []
+    for decoding, columns in both:
+        parts = []
+        for name, what in (("inconsistency_rate", "answers that contradict their own reasoning"), ("accuracy", "accuracy")):
+            if not math.isnan(columns[CHANGE][name].value):
+                parts.append(_moved(what, *(columns[moment][name] for moment in (*MOMENTS, CHANGE))))
+        if parts:
+            where = "Sampled at temperature 1" if decoding == "T1" else "Decoded greedily"
+            sentences.append(f"{where}, {' and '.join(parts)}.")
+    return " ".join(sentences)
+
+
+def _moved(what: str, before: Estimate, after: Estimate, moved: Estimate) -> str:
+    start, end = 100 * before.value, 100 * after.value
+    if not moved.excludes_zero:
+        return f"{what} did not change measurably ({start:.1f}% to {end:.1f}%)"
+    return f"{what} {'rose' if moved.value > 0 else 'fell'} from {start:.1f}% to {end:.1f}%"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib import rc_context
@@ -12,30 +13,15 @@ from matplotlib.figure import Figure
 
 from faithful_rl.metrics import CONSTRAINT_SIGNALS, constraint_metric, read_metrics
 from faithful_rl.report.comparison import WARM_START, Comparison, method_label
-from faithful_rl.report.plots import COLOUR_OF, STYLE, Rows, series
+from faithful_rl.report.plots import COLOUR_OF, STYLE, Rows, method_style, series
 from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json
 
-# Colour and marker of a method, so that neither alone has to carry the meaning.
-METHOD_STYLES = {
-    WARM_START: ("#8a8f98", "o"),
-    "GRPO": ("#D55E00", "s"),
-    "FGRPO, consistency only": ("#CC79A7", "v"),
-    "FGRPO, fixed multipliers": ("#56B4E9", "D"),
-    "FGRPO, adaptive": ("#0072B2", "^"),
-}
-OTHER_STYLE = ("#009E73", "P")
 
-
-def method_style(method: str) -> tuple[str, str]:
-    """(colour, marker) of a method in every picture."""
-    return METHOD_STYLES.get(method, OTHER_STYLE)
-
-
-def draw(comparison: Comparison, run_dirs: Sequence[Path]) -> Figure:
-    """One panel per decoding (held-out accuracy against IR, an arrow from the warm start) and one with the adaptive multipliers."""
-    with rc_context({**STYLE, "font.size": 10}):
+def draw(comparison: Comparison, run_dirs: Sequence[Path], style: Mapping[Any, Any] = STYLE) -> Figure:
+    """One panel per decoding (held-out accuracy against IR, a line from the warm start) and one with the adaptive multipliers."""
+    with rc_context({**style, "font.size": 10}):
         panels = len(comparison.estimates) + 1
-        figure = Figure(figsize=(4.3 * panels, 4.1), layout="constrained", facecolor="white")
+        figure = Figure(figsize=(4.3 * panels, 4.1), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, panels))
         for axis, decoding in zip(axes, comparison.estimates, strict=False):
             _outcome(axis, comparison, decoding)
@@ -49,7 +35,7 @@ def draw(comparison: Comparison, run_dirs: Sequence[Path]) -> Figure:
 def save(figure: Figure, out: Path) -> Path:
     """Write the picture as PNG; returns `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=160, metadata={"Software": None})
+    figure.savefig(out, dpi=160, facecolor="white", metadata={"Software": None})
     return out
 
 
@@ -79,7 +65,7 @@ def _outcome(axis: Axes, comparison: Comparison, decoding: str) -> None:
     axis.set_xlabel("inconsistency rate %  (← better)")
     axis.set_ylabel("accuracy %  (better →)")
     axis.set_xlim(left=0)
-    axis.grid(color="#e6e6e6", linewidth=0.8)
+    axis.grid(linewidth=0.8)
     axis.set_axisbelow(True)
 
 
@@ -93,6 +79,6 @@ def _multipliers(axis: Axes, runs: Sequence[Rows]) -> None:
     axis.set_title("Multipliers, FGRPO adaptive", loc="left", fontweight="bold")
     axis.set_xlabel("step")
     axis.set_ylabel("λ")
-    axis.grid(axis="y", color="#e6e6e6", linewidth=0.8)
+    axis.grid(axis="y", linewidth=0.8)
     if axis.get_legend_handles_labels()[0]:
         axis.legend(frameon=False, fontsize=9)

@@ -1,8 +1,9 @@
-"""Rollouts made ready for the page: text cut into coloured pieces, boxes in per cent of the image."""
+"""Rollouts made ready for the page: text cut into coloured sentences, boxes in the frame of the image, siblings of a group."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,91 +12,175 @@ from typing import Any
 
 from faithful_rl.metrics import SIGNALS, read_jsonl
 from faithful_rl.run_directory import DECODING_LABELS, ROLLOUTS, decoding_key
+from faithful_rl.types import Reason
 
 SHOWN = 20
-CLASSES = {"CORRECT": "true", "INCORRECT": "false", "SKIP": "skip", "UNSCORED": "unscored"}
+# verdict -> (CSS class, symbol, what a reader is told); colour never carries the meaning alone
+VERDICTS = {
+    "CORRECT": ("true", "✓", "true of the image"),
+    "INCORRECT": ("false", "✗", "false"),
+    "SKIP": ("skip", "–", "nothing to judge"),
+    "UNSCORED": ("unscored", "?", "the judge failed"),
+}
 _TAG = re.compile(r"(<bbox>.*?</bbox>|</?(?:think|answer)>)", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A stretch of the response: `verdict` is a CSS class ("" outside of judged sentences), `tag` marks markup of the response."""
+    """A stretch of text; `tag` marks markup that the policy wrote, `box` numbers a box reference from 1 (0: none)."""
 
     text: str
-    verdict: str = ""
-    why: str = ""
     tag: bool = False
+    box: int = 0
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A judged sentence, or the text between two with empty `verdict`; `verdict` is a CSS class."""
+
+    pieces: tuple[Piece, ...]
+    verdict: str = ""
+    symbol: str = ""
+    why: str = ""
 
 
 @dataclass(frozen=True)
 class Frame:
-    """A box in per cent of the image's width and height."""
+    """A box in pixels of the shown image."""
 
-    left: float
-    top: float
+    x: float
+    y: float
     width: float
     height: float
 
 
 @dataclass(frozen=True)
-class View:
-    """One rollout as the page shows it."""
+class Chip:
+    """A number with its name; `state` is "bad", "missing" or ""."""
 
-    title: str
+    name: str
+    value: str
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class View:
+    """One rollout as the page shows it; `size` is (width, height) of the image in pixels."""
+
+    uid: str
+    step: int
+    where: str
     question: str
     options: tuple[str, ...]
     ground_truth: str
     image: str  # data URI, "" without an image
+    size: tuple[float, float]
     predicted: tuple[Frame, ...]
     reference: tuple[Frame, ...]
-    pieces: tuple[Piece, ...]
-    signals: tuple[tuple[str, str], ...]
-    advantages: tuple[tuple[str, str], ...]
+    sentences: tuple[Sentence, ...]
+    right: bool
+    consistency: str  # "consistent", "inconsistent" or "" where it was not judged
+    consistency_why: str
+    signals: tuple[Chip, ...]
+    advantages: tuple[Chip, ...]
 
 
-def choose(run_dir: Path, count: int = SHOWN) -> list[View]:
-    """Up to `count` rollouts, unselected: the first held-out questions before and after training beside each other, greedy first;
-    what is missing is filled from the last training step that was kept."""
+@dataclass(frozen=True)
+class Question:
+    """One question with its rollouts beside each other: before and after training, or one of them."""
+
+    why_shown: str
+    views: tuple[View, ...]
+
+
+def choose(run_dir: Path, count: int = SHOWN) -> list[Question]:
+    """Questions with up to `count` rollouts in all, before and after training beside each other where both were kept.
+
+    Half of the questions are drawn by a hash of their id (nobody's taste); the other half are the first ones whose rollout before
+    training was right for a wrong reason (contradicts itself, or holds a false sentence). T=1 where it was kept, else greedy;
+    without held-out rollouts, training rollouts of the first and last kept step.
+    """
     files = sorted((run_dir / ROLLOUTS).glob("step_*.jsonl"))
-    heldout = [record for file in files if file.stem.endswith("_heldout") for _, record in read_jsonl(file)]
-    training = [file for file in files if not file.stem.endswith("_heldout")]
-    last = [record for _, record in read_jsonl(training[-1])] if training else []
-    chosen = [*_pairs(heldout, "greedy", count // 2), *_pairs(heldout, "T1", count // 4)]
-    return [view(record, run_dir) for record in [*chosen, *last][:count]]
-
-
-def _pairs(records: Sequence[Mapping[str, Any]], decoding: str, count: int) -> list[Mapping[str, Any]]:
-    """At most `count` records of one decoding, the same question before and after training in a row."""
-    kept = [record for record in records if decoding_key(record.get("decoding")) == decoding]
+    records = [record for file in files if file.stem.endswith("_heldout") for _, record in read_jsonl(file)]
+    decodings = {decoding_key(record.get("decoding")) for record in records}
+    wanted = "T1" if "T1" in decodings else "greedy"
+    kept = [record for record in records if decoding_key(record.get("decoding")) == wanted]
     if not kept:
-        return []
-    first, last = min(record["step"] for record in kept), max(record["step"] for record in kept)
-    by_moment = [{record["uid"]: record for record in kept if record["step"] == step} for step in dict.fromkeys((first, last))]
-    shared = [uid for uid in by_moment[0] if all(uid in moment for moment in by_moment)]
-    return [moment[uid] for uid in shared for moment in by_moment][:count]
+        training = [file for file in files if not file.stem.endswith("_heldout")]
+        ends = dict.fromkeys(training[:1] + training[-1:])
+        lone = [record for file in ends for _, record in list(read_jsonl(file))[: count // max(len(ends), 1)]]
+        return [Question("one of a training step", (view(record, run_dir),)) for record in lone]
+    steps = sorted({record["step"] for record in kept})
+    moments = [{record["uid"]: record for record in kept if record["step"] == step} for step in dict.fromkeys((steps[0], steps[-1]))]
+    shared = sorted((uid for uid in moments[0] if all(uid in moment for moment in moments)), key=_hash)
+    number = count // len(moments)
+    telling = [uid for uid in shared if _right_for_a_wrong_reason(moments[0][uid])][: number // 2]
+    drawn = [uid for uid in shared if uid not in telling][: number - len(telling)]
+    reasons = {**dict.fromkeys(telling, "right for a wrong reason at first"), **dict.fromkeys(drawn, "drawn at random")}
+    return [Question(why, tuple(view(moment[uid], run_dir) for moment in moments)) for uid, why in reasons.items()]
+
+
+def last_group(run_dir: Path) -> tuple[View, ...]:
+    """The siblings of one group of the last kept training step, the group whose advantages differ most; () without any."""
+    files = [file for file in sorted((run_dir / ROLLOUTS).glob("step_*.jsonl")) if not file.stem.endswith("_heldout")]
+    groups: dict[str, list[Mapping[str, Any]]] = {}
+    for _, record in read_jsonl(files[-1]) if files else ():
+        if record.get("advantage") is not None:
+            groups.setdefault(str(record.get("group") or record["uid"]), []).append(record)
+    several = [group for group in groups.values() if len(group) > 1]
+    if not several:
+        return ()
+    spread = max(several, key=lambda group: max(r["advantage"] for r in group) - min(r["advantage"] for r in group))
+    return tuple(view(record, run_dir) for record in spread)
+
+
+def _hash(uid: str) -> str:
+    return hashlib.sha256(uid.encode()).hexdigest()
+
+
+def _right_for_a_wrong_reason(record: Mapping[str, Any]) -> bool:
+    columns = record.get("columns") or {}
+    inconsistent = columns.get("consistency_scored", 0) > 0 and columns.get("consistency", 1) <= 0
+    false_sentence = columns.get("correct_sentence_count", 0) < columns.get("judged_sentence_count", 0)
+    return bool(columns.get("accuracy", 0) > 0 and (inconsistent or false_sentence))
 
 
 def view(record: Mapping[str, Any], run_dir: Path) -> View:
     """A line of a rollout file, ready to be shown."""
     decoding = decoding_key(record.get("decoding"))
     where = f"held-out, {DECODING_LABELS.get(decoding or '', decoding)}" if record.get("split") == "heldout" else "training"
-    size = record.get("image_wh") or [1, 1]
+    width, height = record.get("image_wh") or (1, 1)
     columns = record.get("columns") or {}
-    signals = tuple((name, f"{columns[name]:.2f}") for name in SIGNALS if columns.get(f"{name}_scored"))
+    judged = columns.get("consistency_scored", 0) > 0
     advantages = [("total", record["advantage"])] if record.get("advantage") is not None else []
     advantages += list((record.get("advantages_by_signal") or {}).items())
     return View(
-        title=f"step {record['step']}, {where}",
+        uid=str(record["uid"]),
+        step=int(record["step"]),
+        where=where,
         question=str(record.get("question") or ""),
         options=tuple(str(option) for option in record.get("options") or ()),
         ground_truth=str(record.get("ground_truth") or ""),
         image=_image(record, run_dir),
-        predicted=tuple(_frames(record.get("boxes_predicted") or (), size)),
-        reference=tuple(_frames(record.get("boxes_reference") or (), size)),
-        pieces=tuple(cut(str(record.get("response") or ""), record.get("sentences") or ())),
-        signals=signals,
-        advantages=tuple((name, f"{value:+.2f}") for name, value in advantages),
+        size=(float(width), float(height)),
+        predicted=tuple(_frames(record.get("boxes_predicted") or ())),
+        reference=tuple(_frames(record.get("boxes_reference") or ())),
+        sentences=tuple(cut(str(record.get("response") or ""), record.get("sentences") or ())),
+        right=columns.get("accuracy", 0) > 0,
+        consistency=("consistent" if columns["consistency"] > 0 else "inconsistent") if judged else "",
+        consistency_why=str(record.get("consistency_why") or ""),
+        signals=tuple(_signal(name, columns) for name in SIGNALS if f"{name}_scored" in columns),
+        advantages=tuple(Chip(name, f"{value:+.2f}") for name, value in advantages),
     )
+
+
+def _signal(name: str, columns: Mapping[str, float]) -> Chip:
+    """A reward, or the reason why there is none: a failed measurement is never shown as 0."""
+    if columns[f"{name}_scored"] <= 0:
+        number = int(columns.get(f"{name}_reason", Reason.MASKED))
+        reason = Reason(number).name.lower().replace("_", " ") if number in set(Reason) and number else "not scored"
+        return Chip(name, reason, "missing")
+    return Chip(name, f"{columns[name]:.2f}", "bad" if columns[name] < 0.5 else "")
 
 
 def _image(record: Mapping[str, Any], run_dir: Path) -> str:
@@ -105,25 +190,34 @@ def _image(record: Mapping[str, Any], run_dir: Path) -> str:
     return f"data:image/png;base64,{encoded}" if encoded else ""
 
 
-def _frames(boxes: Iterable[Sequence[float]], size: Sequence[float]) -> Iterable[Frame]:
-    width, height = size
+def _frames(boxes: Iterable[Sequence[float]]) -> Iterable[Frame]:
     for x1, y1, x2, y2 in boxes:
-        yield Frame(100 * x1 / width, 100 * y1 / height, 100 * (x2 - x1) / width, 100 * (y2 - y1) / height)
+        yield Frame(x1, y1, x2 - x1, y2 - y1)
 
 
-def cut(response: str, sentences: Sequence[Mapping[str, Any]]) -> list[Piece]:
-    """The response in pieces, in order and complete: judged sentences by verdict, tags apart, the rest plain."""
-    pieces: list[Piece] = []
-    cursor = 0
+def cut(response: str, sentences: Sequence[Mapping[str, Any]]) -> list[Sentence]:
+    """The response in order and complete: judged sentences with their verdict, the text between them plain, tags apart."""
+    result: list[Sentence] = []
+    cursor, boxes = 0, 0
     for sentence in sentences:
         start = response.find(sentence["text"], cursor)
         if start < 0:
             continue  # a sentence that was normalised on its way is shown as plain text
-        pieces += _split_tags(response[cursor:start], "", "")
+        verdict, symbol, told = VERDICTS.get(str(sentence.get("verdict")), ("", "", ""))
+        for text, marks in ((response[cursor:start], ("", "", "")), (sentence["text"], (verdict, symbol, sentence.get("why") or told))):
+            pieces, boxes = _split_tags(text, boxes)
+            if pieces:
+                result.append(Sentence(pieces, *map(str, marks)))
         cursor = start + len(sentence["text"])
-        pieces += _split_tags(sentence["text"], CLASSES.get(str(sentence.get("verdict")), ""), str(sentence.get("why") or ""))
-    return [*pieces, *_split_tags(response[cursor:], "", "")]
+    rest, _ = _split_tags(response[cursor:], boxes)
+    return [*result, Sentence(rest)] if rest else result
 
 
-def _split_tags(text: str, verdict: str, why: str) -> list[Piece]:
-    return [Piece(part, verdict, why, tag=bool(_TAG.fullmatch(part))) for part in _TAG.split(text) if part]
+def _split_tags(text: str, boxes: int) -> tuple[tuple[Piece, ...], int]:
+    pieces = []
+    for part in _TAG.split(text):
+        if part:
+            is_box = part.startswith("<bbox>")
+            boxes += is_box
+            pieces.append(Piece(part, tag=bool(_TAG.fullmatch(part)), box=boxes if is_box else 0))
+    return tuple(pieces), boxes
