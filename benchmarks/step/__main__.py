@@ -269,6 +269,7 @@ def measure(options: Options, shared: list[str], console: Console) -> tuple[dict
             PROJECT_ROOT,
         )
         runs[arm].append(rows)
+        (work / "rows.json").write_text(json.dumps({"runs": runs, "loads": loads}), encoding="utf-8")  # kept when a later run fails
     return runs, loads
 
 
