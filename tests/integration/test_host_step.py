@@ -151,8 +151,10 @@ def run_stock_verl(arguments: list[str], directory: Path) -> list[dict[str, Any]
         try:
             code = process.wait(SECONDS)
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)  # the driver; Ray ends a local cluster with its driver
             pytest.fail(f"no end after {SECONDS} s; last lines:\n{log.read_text()[-3000:]}")
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # the driver; a local Ray cluster ends with its driver
     assert code == 0, log.read_text()[-5000:]
     return [json.loads(line)["data"] for line in metrics.read_text().splitlines()]
 
