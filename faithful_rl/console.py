@@ -142,7 +142,7 @@ def result_table(run_dir: Path) -> Table | None:
         return None
     run = read_json(run_dir / RUN)
     title = f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {results.questions} held-out questions"
-    table = Table(title=title, title_justify="left", caption=_caption(headline(results)), caption_justify="left")
+    table = Table(title=title, title_justify="left", caption=_caption(" ".join(headline(results))), caption_justify="left")
     table.add_column("")
     for column in columns:
         table.add_column(column.replace(", ", "\n"), justify="right")

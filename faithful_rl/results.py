@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from faithful_rl.report.statistics import QUANTITIES, Estimate, Quantity, change, estimate, read_heldout
+from faithful_rl.heldout_statistics import QUANTITIES, Estimate, Quantity, change, estimate, read_heldout
 from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, MOMENTS
 
 CHANGE = "change"
@@ -101,8 +101,8 @@ def cards(results: Results) -> tuple[Card, ...]:
     return tuple(made)
 
 
-def headline(results: Results) -> str:
-    """What training did, in one or two sentences made from the numbers; "" before both evaluations exist.
+def headline(results: Results) -> tuple[str, ...]:
+    """What training did, one sentence per decoding made from the numbers; () before both evaluations exist.
 
     A change is called one only where its 95% interval excludes zero.
     """
@@ -116,7 +116,7 @@ def headline(results: Results) -> str:
         if parts:
             where = "Sampled at temperature 1" if decoding == "T1" else "Decoded greedily"
             sentences.append(f"{where}, {' and '.join(parts)}.")
-    return " ".join(sentences)
+    return tuple(sentences)
 
 
 def _moved(what: str, before: Estimate, after: Estimate, moved: Estimate) -> str:

@@ -13,10 +13,10 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
+from faithful_rl.heldout_statistics import QUANTITIES
 from faithful_rl.metrics import CONSTRAINT_SIGNALS, SYMBOLS, constraint_metric, read_metrics
 from faithful_rl.report import comparison, front, plots, rollouts
 from faithful_rl.report.rollouts import Question, View
-from faithful_rl.report.statistics import QUANTITIES
 from faithful_rl.results import Card, cards, headline, heldout_table, read_results
 from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json
 
@@ -29,7 +29,7 @@ class RunView:
     record: Mapping[str, Any]
     duration: str
     steps: int
-    headline: str
+    headline: tuple[str, ...]
     questions: int
     cards: tuple[Card, ...]
     columns: tuple[str, ...]

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from faithful_rl.report.statistics import (
+from faithful_rl.heldout_statistics import (
     CONFIDENCE,
     QUANTITIES,
     RESAMPLES,

@@ -5,10 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from faithful_rl import console, results
-from faithful_rl.run_directory import write_json, write_status
+from faithful_rl.run_directory import heldout_file, write_json, write_status
 
 ROW = {
     "step": 3,
@@ -20,19 +18,18 @@ ROW = {
 }
 
 
-def numbers(**changes: float) -> dict[str, float]:
-    return {"questions": 100.0, "accuracy": 0.5, "inconsistency_rate": 0.1, "consistency_scored": 90.0, "sentence_count": 3.25, **changes}
-
-
-def put_summary(run_dir: Path, **summary: Any) -> None:
-    write_json(run_dir / "run.json", {"recipe": "fgrpo_tiny", "seed": 2})
-    write_json(run_dir / "heldout" / "summary.json", summary)
-
-
-def test_wilson_by_hand() -> None:
-    # z = 1.959964, p = 0.5, n = 100: z * sqrt(0.0025 + z^2 / 40000) / (1 + z^2 / 100) = 1.959964 * 0.0509513 / 1.0384146
-    assert results.wilson_half_width(0.5, 100) == pytest.approx(0.096168, abs=1e-6)
-    assert results.wilson_half_width(0.0, 100) > 0  # unlike the normal interval
+def put_heldout(run_dir: Path, moment: str, decoding: str, right: int, inconsistent: int, questions: int = 100) -> None:
+    """Questions of which the first `right` are answered right and the last `inconsistent` contradict themselves."""
+    lines: list[dict[str, Any]] = []
+    for index in range(questions):
+        row = {"accuracy": float(index < right), "consistency": float(index < questions - inconsistent), "sentence_count": 3.25}
+        row |= {"semantic_grounding": 0.0, "spatial_grounding": 0.5, "format": 1.0, "response_tokens": 50.0}
+        row |= {f"{name}_scored": 1.0 for name in ("accuracy", "consistency", "spatial_grounding", "format")}
+        row |= {"semantic_grounding_scored": 0.0, "judged_sentence_count": 0.0, "correct_sentence_count": 0.0}
+        lines.append({"uid": f"q{index}", **row})
+    path = heldout_file(run_dir, moment, decoding)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def test_a_step_in_a_few_words() -> None:
@@ -59,17 +56,28 @@ def test_progress_can_be_switched_off(tmp_path: Path) -> None:
 
 
 def test_the_table_shows_both_decodings_before_and_after(tmp_path: Path) -> None:
-    both = {"T1": numbers(), "greedy": numbers(accuracy=0.8)}
-    put_summary(tmp_path, before=both, after={"T1": numbers(accuracy=0.75), "greedy": numbers(accuracy=0.9)})
+    write_json(tmp_path / "run.json", {"recipe": "fgrpo_tiny", "seed": 2})
+    put_heldout(tmp_path, "before", "T1", right=50, inconsistent=30)
+    put_heldout(tmp_path, "after", "T1", right=75, inconsistent=10)
+    put_heldout(tmp_path, "before", "greedy", right=80, inconsistent=20)
     stream = io.StringIO()
     console.print_result_table(tmp_path, stream)
     text = stream.getvalue()
     assert "fgrpo_tiny, seed 2: 100 held-out questions" in text
     (accuracy,) = [line for line in text.splitlines() if "accuracy %" in line]
-    assert [accuracy.find(value) > 0 for value in ("50.0 ± 9.6", "75.0", "80.0", "90.0")] == [True] * 4
+    assert [accuracy.find(value) > 0 for value in ("50.0", "75.0", "+25.0", "80.0")] == [True] * 4
     (sentences,) = [line for line in text.splitlines() if "sentences per trace" in line]
-    assert sentences.count("3.25") == 4
-    assert "well-formed" not in text  # nothing measured, no row
+    assert sentences.count("3.25") == 3
+    assert "R_S" not in text  # nothing measured, no row
+    squeezed = " ".join(text.split())
+    assert "own reasoning fell from 30.0% to 10.0% and accuracy rose from 50.0% to 75.0%" in squeezed
+
+
+def test_a_change_within_its_interval_is_not_called_one(tmp_path: Path) -> None:
+    put_heldout(tmp_path, "before", "T1", right=50, inconsistent=10)
+    put_heldout(tmp_path, "after", "T1", right=51, inconsistent=10)
+    (sentence,) = results.headline(results.read_results(tmp_path))
+    assert "accuracy did not change measurably (50.0% to 51.0%)" in sentence
 
 
 def test_a_run_without_evaluation_says_so(tmp_path: Path) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from synthetic_run import put_lines, put_run
 
 from faithful_rl.report import build
+from faithful_rl.report.__main__ import main
 from faithful_rl.report.plots import draw_all, phase_seconds, running_mean
-from faithful_rl.report.rollouts import choose, cut
+from faithful_rl.report.rollouts import choose, cut, last_group, view
 from faithful_rl.run_directory import write_json
 
 RESPONSE = "<think>The red circle is here <bbox>[0,0,56,28]</bbox>. It is blue. So the answer is left.</think><answer>B</answer>"
@@ -20,74 +22,89 @@ SENTENCES = [
 ]
 
 
-def record(step: int, uid: str, split: str = "heldout", decoding: str | None = "greedy", **changes: Any) -> dict[str, Any]:
-    columns = {"accuracy": 0.0, "accuracy_scored": 1.0, "consistency": 0.0, "consistency_scored": 0.0}
-    return {
-        "uid": uid, "step": step, "split": split, "decoding": decoding, "question": "Where?", "options": ["left", "right"],
-        "ground_truth": "A", "response": RESPONSE, "image_png_base64": "AAAA", "image_wh": [112, 112], "boxes_predicted": [[0, 0, 56, 28]],
-        "boxes_reference": [], "sentences": SENTENCES, "columns": columns, "advantage": None, "advantages_by_signal": {}, **changes,
-    }  # fmt: skip
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return put_run(tmp_path_factory.mktemp("runs") / "run", questions=100, steps=12)
 
 
-def step(number: int, **changes: float) -> dict[str, float]:
-    row = {"step": float(number), "train/accuracy": 0.5, "train/inconsistency_rate": 0.3, "train/consistency": 0.7, "timing_s/gen": 2.0}
-    row |= {f"constraint/consistency/{name}": value for name, value in (("score", 0.8), ("threshold", 0.95), ("multiplier", 1.1))}
-    return row | changes
+@pytest.fixture(scope="module")
+def page(run_dir: Path) -> str:
+    return build([run_dir], run_dir / "report.html").read_text(encoding="utf-8")
 
 
-def put_run(path: Path, recipe: str = "fgrpo_tiny", **response: Any) -> Path:
-    run = {"recipe": recipe, "method": "fgrpo", "seed": 0, "command": ["python"], "code_version": "0.1.0 (abc)", "versions": {"verl": "0.9.1"},
-           "machine": {"cpus": 2}, "started": "then", "finished": "later", "resumed": [], "status": "finished"}  # fmt: skip
-    write_json(path / "run.json", run)
-    numbers = {"questions": 100.0, "accuracy": 0.5, "inconsistency_rate": 0.1, "consistency_scored": 100.0}
-    write_json(
-        path / "heldout" / "summary.json", {"before": {"T1": numbers, "greedy": numbers}, "after": {"T1": numbers, "greedy": numbers}}
-    )
-    (path / "metrics.jsonl").write_text("".join(json.dumps(step(number)) + "\n" for number in range(1, 8)))
-    (path / "rollouts").mkdir()
-    for number in (0, 60):
-        lines = [record(number, f"u{index}", **response) for index in range(30)]
-        (path / "rollouts" / f"step_{number:06d}_heldout.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    last = [record(60, f"t{index}", "train", None, advantage=0.5, advantages_by_signal={"task": -0.25}) for index in range(30)]
-    (path / "rollouts" / "step_000060.jsonl").write_text("".join(json.dumps(line) + "\n" for line in last))
-    return path
+def test_the_first_screen_says_what_happened(page: str) -> None:
+    # rates of the synthetic run: IR 33% -> 5% and accuracy 58% -> 79% at T=1
+    assert "answers that contradict their own reasoning fell from 33.0% to 5.0% and accuracy rose from 58.0% to 79.0%." in page
+    assert page.count('<section class="card metric">') == 4
+    assert '<span class="pill good">✓ -28.0</span>' in page
 
 
-def test_one_page_with_table_curves_rollouts_and_provenance(tmp_path: Path) -> None:
-    page = build([put_run(tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "50.0 ± 9.6" in page
-    assert page.count("<svg") == 3  # outcome, consistency, multipliers: nothing is drawn where nothing was measured
-    assert page.count('class="card rollout"') == 20
-    assert "0.950" in page
-    assert "advantage task -0.25" in page
-    assert "0.1.0 (abc)" in page
-    assert "verl 0.9.1" in page
+def test_everything_of_a_run_is_on_the_page(page: str) -> None:
+    for heading in ("Before and after", "Training", "Constraints at the last step", "What the policy writes", "Inside one group"):
+        assert f"<h2>{heading}</h2>" in page
+    for plot in ("Accuracy and inconsistency", "Consistency (C)", "Multipliers", "Sentences per trace", "Where the time goes"):
+        assert f"<h3>{plot}</h3>" in page
+    assert page.count('class="side rollout"') == 20
+    assert page.count('class="side sibling"') == 5
+    for fact in (
+        "0.1.0 (abc)",
+        "verl 0.9.1",
+        "Linux x86_64",
+        "python -m faithful_rl.main recipe=fgrpo_tiny faithful_rl.seed=0",
+        "8 min 20 s",
+    ):
+        assert fact in page
 
 
-def test_the_page_needs_nothing_else(tmp_path: Path) -> None:
-    page = build([put_run(tmp_path / "run")], tmp_path / "report.html").read_text(encoding="utf-8")
+def test_the_page_needs_nothing_else(page: str) -> None:
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == []
-    assert "<script" not in page
-    assert "@import" not in page
+    for forbidden in ("http://", "https://", "<script", "@import", "url(http"):
+        assert forbidden not in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
-def test_the_same_files_give_the_same_page(tmp_path: Path) -> None:
-    run = put_run(tmp_path / "run")
-    assert build([run], tmp_path / "a.html").read_bytes() == build([run], tmp_path / "b.html").read_bytes()
+def test_ids_are_unique_and_references_meet_them(page: str) -> None:
+    ids = re.findall(r'\bid="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'href="#([^"]+)"', page)) <= set(ids)
 
 
-def test_what_the_policy_writes_is_shown_and_not_obeyed(tmp_path: Path) -> None:
-    run = put_run(tmp_path / "run", response="<think><script>alert(1)</script></think>", sentences=[])
+def test_the_same_files_give_the_same_page(run_dir: Path, page: str, tmp_path: Path) -> None:
+    assert build([run_dir], tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("field", ["response", "question", "ground_truth", "options", "consistency_why", "why"])
+def test_what_the_policy_writes_is_shown_and_not_obeyed(tmp_path: Path, field: str) -> None:
+    run = put_run(tmp_path / "run", questions=20, steps=3)
+    attack = "<script>alert(1)</script>\"'><img src=x onerror=alert(2)>"
+    for path in (run / "rollouts").glob("*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        for line in lines:
+            if field == "why":
+                line["sentences"] = [{**sentence, "why": attack} for sentence in line["sentences"]]
+            else:
+                line[field] = [attack, "b"] if field == "options" else attack
+        put_lines(path, lines)
     page = build([run], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script>" not in page
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert "<img" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&gt;&lt;img src=x" in page
 
 
-def test_several_runs_stand_beside_each_other(tmp_path: Path) -> None:
-    runs = [put_run(tmp_path / "a"), put_run(tmp_path / "b", recipe="grpo_tiny"), put_run(tmp_path / "c")]
+def test_methods_stand_beside_each_other(tmp_path: Path) -> None:
+    runs = [put_run(tmp_path / f"{recipe}{seed}", recipe, seed, 60, 6) for recipe in ("grpo_tiny", "fgrpo_tiny") for seed in (0, 1)]
     page = build(runs, tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<h1>fgrpo_tiny, seed 0, grpo_tiny, seed 0, fgrpo_tiny, seed 0 (c)</h1>" in page
-    assert page.count("Held-out questions before and after:") == 3
+    assert "4 runs, 2 methods" in page
+    assert page.count('<span class="key"') == 6  # warm start and two methods, T=1 and greedy
+    assert page.count('aria-label="front"') == 1
+    assert page.count(": before and after</summary>") == 4
+
+
+def test_runs_that_cannot_be_compared_still_get_a_page_that_says_so(tmp_path: Path) -> None:
+    runs = [put_run(tmp_path / "a", "grpo_tiny", questions=20, steps=3), put_run(tmp_path / "b", questions=30, steps=3)]
+    page = build(runs, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No table of methods:" in page
+    assert "10 questions differ" in page
 
 
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
@@ -98,30 +115,66 @@ def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
 def test_a_run_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
     write_json(tmp_path / "run.json", {"recipe": "fgrpo_tiny", "seed": 0, "command": None, "resumed": None, "finished": None, "method": "fgrpo",
                                        "status": "running", "started": "now", "code_version": "x", "versions": None, "machine": None})  # fmt: skip
-    assert "Where this came from" in build([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    page = build([tmp_path], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "No before and after yet" in page
+    assert "Where this came from" in page
 
 
-def test_pieces_hold_the_whole_response_in_order() -> None:
-    pieces = cut(RESPONSE, SENTENCES)
-    assert "".join(piece.text for piece in pieces) == RESPONSE
-    assert [(piece.text, piece.verdict) for piece in pieces if piece.verdict and not piece.tag] == [
-        ("The red circle is here ", "true"),
-        (".", "true"),
-        ("It is blue.", "false"),
-    ]
-    assert {piece.why for piece in pieces if piece.verdict == "false"} == {"it is red"}
-    assert [piece.text for piece in pieces if piece.tag] == ["<think>", "<bbox>[0,0,56,28]</bbox>", "</think>", "<answer>", "</answer>"]
-    assert "".join(piece.text for piece in cut(RESPONSE, [{"text": "not there", "verdict": "CORRECT"}])) == RESPONSE
+def test_the_command_writes_page_tables_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [put_run(tmp_path / recipe, recipe, questions=30, steps=4) for recipe in ("grpo_tiny", "fgrpo_tiny")]
+    wanted = {"out": tmp_path / "report.html", "markdown": tmp_path / "table.md", "figure": tmp_path / "front.png"}
+    assert main([*(f"run={run}" for run in runs), *(f"{key}={path}" for key, path in wanted.items())]) == 0
+    assert wanted["figure"].read_bytes().startswith(b"\x89PNG")
+    assert "| FGRPO, adaptive |" in wanted["markdown"].read_text()
+    capsys.readouterr()
+    assert main(["run=a", "outt=b"]) == 2
+    assert "'outt=b' is not one of run=..., out=..." in capsys.readouterr().err
+    assert main([f"run={tmp_path}", f"out={tmp_path / 'x.html'}"]) == 2
+    assert "holds no run" in capsys.readouterr().err
+
+
+def test_sentences_hold_the_whole_response_in_order() -> None:
+    found = cut(RESPONSE, SENTENCES)
+    assert "".join(piece.text for sentence in found for piece in sentence.pieces) == RESPONSE
+    judged = [(sentence.verdict, sentence.symbol, sentence.why) for sentence in found if sentence.verdict]
+    assert judged == [("true", "✓", "true of the image"), ("false", "✗", "it is red")]
+    tags = [piece.text for sentence in found for piece in sentence.pieces if piece.tag]
+    assert tags == ["<think>", "<bbox>[0,0,56,28]</bbox>", "</think>", "<answer>", "</answer>"]
+    assert [piece.box for sentence in found for piece in sentence.pieces if piece.box] == [1]
+    lost = cut(RESPONSE, [{"text": "not there", "verdict": "CORRECT"}])
+    assert "".join(piece.text for sentence in lost for piece in sentence.pieces) == RESPONSE
     assert cut("", []) == []
 
 
-def test_the_same_question_stands_before_and_after_in_a_row(tmp_path: Path) -> None:
-    views = choose(put_run(tmp_path / "run"), 20)
-    assert [view.title for view in views[:4]] == ["step 0, held-out, greedy", "step 60, held-out, greedy"] * 2
-    assert views[10].title == "step 60, training"  # no T=1 rollouts in these files
-    frame = views[0].predicted[0]
-    assert (frame.left, frame.top, frame.width, frame.height) == (0.0, 0.0, 50.0, 25.0)
-    assert views[0].signals == (("accuracy", "0.00"),)  # unscored signals are not shown as zeros
+def test_unscored_signals_are_named_and_not_shown_as_zeros() -> None:
+    columns = {"accuracy": 0.0, "accuracy_scored": 1.0, "consistency": 0.0, "consistency_scored": 0.0, "consistency_reason": 5.0}
+    record: dict[str, Any] = {"uid": "u", "step": 3, "split": "train", "columns": columns, "boxes_predicted": [[10, 20, 40, 30]]}
+    shown = view(record, Path())
+    assert [(chip.name, chip.value, chip.state) for chip in shown.signals] == [
+        ("accuracy", "0.00", "bad"),
+        ("consistency", "judge timeout", "missing"),
+    ]
+    assert shown.consistency == ""
+    frame = shown.predicted[0]
+    assert (frame.x, frame.y, frame.width, frame.height) == (10, 20, 30, 10)
+
+
+def test_questions_are_shown_before_and_after(run_dir: Path) -> None:
+    questions = choose(run_dir, 20)
+    assert len(questions) == 10
+    for question in questions:
+        assert [shown.step for shown in question.views] == [0, 12]
+        assert {shown.uid for shown in question.views} == {question.views[0].uid}
+        assert all(shown.where == "held-out, T=1" for shown in question.views)
+    telling = [question for question in questions if question.why_shown == "right for a wrong reason at first"]
+    assert 1 <= len(telling) <= 5
+    assert all(question.views[0].right for question in telling)
+
+
+def test_a_group_is_shown_whole(run_dir: Path) -> None:
+    group = last_group(run_dir)
+    assert len(group) == 5
+    assert {chip.name for chip in group[0].advantages} == {"total", "task", "consistency"}
 
 
 def test_the_running_mean_leaves_gaps_out() -> None:
@@ -130,10 +183,10 @@ def test_the_running_mean_leaves_gaps_out() -> None:
 
 
 def test_phases_leave_the_first_step_out() -> None:
-    rows = [step(1, **{"timing_s/gen": 100.0}), step(2), step(3, **{"timing_s/gen": 4.0})]
+    rows = [{"step": 1.0, "timing_s/gen": 100.0}, {"step": 2.0, "timing_s/gen": 2.0}, {"step": 3.0, "timing_s/gen": 4.0}]
     assert phase_seconds(rows) == {"gen": 3.0}
     assert phase_seconds([]) == {}
 
 
 def test_runs_without_numbers_draw_nothing() -> None:
-    assert draw_all({"empty": []}) == []
+    assert draw_all({"empty": [[]]}) == []

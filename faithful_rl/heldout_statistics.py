@@ -10,6 +10,7 @@ stands beside it for differences between methods.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -121,18 +122,20 @@ def _difference(values: Array, weights: Array, other: Array, other_weights: Arra
 
 
 def _bootstrap(data: Sequence[Array], statistic: Callable[..., Any]) -> tuple[float, float]:
-    result = stats.bootstrap(
-        data,
-        statistic,
-        paired=True,
-        vectorized=True,
-        n_resamples=RESAMPLES,
-        batch=250,
-        method="percentile",
-        confidence_level=CONFIDENCE,
-        rng=np.random.default_rng(SEED),
-    )
-    return float(result.confidence_interval.low), float(result.confidence_interval.high)
+    with warnings.catch_warnings():
+        # Draws in which no question counts have no value; the interval is over those that have one.
+        warnings.simplefilter("ignore", stats.DegenerateDataWarning)
+        result = stats.bootstrap(
+            data,
+            statistic,
+            paired=True,
+            vectorized=True,
+            n_resamples=RESAMPLES,
+            batch=250,
+            method="percentile",
+            rng=np.random.default_rng(SEED),
+        )
+    return _percentiles(np.asarray(result.bootstrap_distribution, dtype=float))
 
 
 def estimate(values: Array, weights: Array) -> Estimate:
