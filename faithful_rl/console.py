@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,8 +29,8 @@ from faithful_rl.metrics import (
     read_metrics,
     train_metric,
 )
-from faithful_rl.results import headline, heldout_table, read_results
-from faithful_rl.run_directory import METRICS, RUN, read_json, read_status
+from faithful_rl.results import decoding_rows, headline, read_results
+from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json, read_status
 
 POLL_SECONDS = 0.5
 PERCENT = 100.0
@@ -135,24 +136,39 @@ class _LiveView:
 
 
 def result_table(run_dir: Path) -> Table | None:
-    """Held-out questions before and after training, both decodings side by side; None where nothing was evaluated."""
+    """Held-out questions before and after training, one block per decoding, 80 columns wide; None where nothing was evaluated."""
     results = read_results(run_dir)
-    columns, rows = heldout_table(results)
-    if not columns:
+    if not results.numbers:
         return None
     run = read_json(run_dir / RUN)
     title = f"{run.get('recipe', run_dir.name)}, seed {run.get('seed', '?')}: {results.questions} held-out questions"
-    table = Table(title=title, title_justify="left", caption=_caption(" ".join(headline(results))), caption_justify="left")
-    table.add_column("")
-    for column in columns:
-        table.add_column(column.replace(", ", "\n"), justify="right")
-    for heading, cells in rows:
-        table.add_row(heading, *(Text(cell.replace(" [", "\n[")) for cell in cells))
+    table = Table(
+        title=title,
+        title_justify="left",
+        caption=_caption(" ".join(headline(results))),
+        caption_justify="left",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 0, 0, 1),
+    )
+    moments = tuple(dict.fromkeys(moment for columns in results.numbers.values() for moment in columns))
+    table.add_column("", no_wrap=True)
+    for moment in moments:
+        table.add_column(moment, justify="right", no_wrap=True)
+    for decoding in results.numbers:
+        table.add_section()
+        table.add_row(Text(DECODING_LABELS[decoding], style="bold"))
+        for heading, cells in decoding_rows(results, decoding, moments):
+            table.add_row(heading, *map(Text, cells))
     return table
 
 
 def _caption(sentence: str) -> str:
-    return escape(f"[95% bootstrap interval over questions; change is paired] {sentence}".rstrip())
+    notes = (
+        "IR: answers that contradict their reasoning. R_S: true sentences. R_G: boxes on their things. False reason: right answers with a "
+        "false sentence. All in %, sentences and tokens per response. Brackets: 95% bootstrap interval over questions; changes are paired."
+    )
+    return escape(f"{sentence}\n{notes}".strip())
 
 
 def print_result_table(run_dir: Path, stream: TextIO | None = None) -> None:

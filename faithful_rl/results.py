@@ -6,7 +6,7 @@ For the terminal and for the report, so that both say the same. Reads `heldout/*
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,16 @@ HEADINGS = {
     "right_for_false_reason": "right answer, false sentence %",
     "sentence_count": "sentences per trace",
     "response_tokens": "tokens per response",
+}
+SHORT_HEADINGS = {
+    "accuracy": "accuracy",
+    "inconsistency_rate": "IR",
+    "semantic_grounding": "R_S",
+    "spatial_grounding": "R_G",
+    "format": "format",
+    "right_for_false_reason": "false reason",
+    "sentence_count": "sentences",
+    "response_tokens": "tokens",
 }
 CARDS = ("accuracy", "inconsistency_rate", "semantic_grounding", "spatial_grounding")
 CARD_TITLES = ("Accuracy", "Inconsistency", "True sentences", "Boxes on their things")
@@ -71,6 +81,17 @@ def heldout_table(results: Results) -> tuple[tuple[str, ...], tuple[tuple[str, t
     return tuple(f"{moment}, {DECODING_LABELS[decoding]}" for decoding, moment in found), tuple(rows)
 
 
+def decoding_rows(results: Results, decoding: str, moments: Sequence[str]) -> list[tuple[str, tuple[str, ...]]]:
+    """Rows (short heading, one cell per moment) of one decoding; a quantity that was never measured has none."""
+    columns = results.numbers[decoding]
+    rows = []
+    for quantity in QUANTITIES:
+        cells = tuple(_cell(columns[m][quantity.name], quantity, m == CHANGE) if m in columns else "" for m in moments)
+        if any(cells):
+            rows.append((SHORT_HEADINGS[quantity.name], cells))
+    return rows
+
+
 def _cell(found: Estimate, quantity: Quantity, signed: bool) -> str:
     if math.isnan(found.value):
         return ""
@@ -79,7 +100,7 @@ def _cell(found: Estimate, quantity: Quantity, signed: bool) -> str:
 
 
 def _number(value: float, quantity: Quantity, signed: bool = False) -> str:
-    scale, digits = (100.0, 1) if quantity.percent else (1.0, 2)
+    scale, digits = (100.0, 1) if quantity.percent else (1.0, 1 if quantity.name == "response_tokens" else 2)
     return f"{scale * value:{'+' if signed else ''}.{digits}f}"
 
 
