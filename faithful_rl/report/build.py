@@ -74,7 +74,10 @@ def build(run_dirs: Sequence[Path], out: Path) -> Path:
     page = environment.get_template("report.html.j2").render(
         css=Markup(css),  # our own style sheet and SVG are the only raw text of the page
         runs=views,
-        plots=[(plot.title, plot.caption, Markup(plot.svg)) for plot in plots.draw_all(groups)],
+        plots=[
+            (plot.title, plot.caption, Markup(plot.svg))
+            for plot in plots.draw_all({name: groups[name] for name in comparison.in_order(groups)})
+        ],
         title=views[0].label if len(views) == 1 else f"{len(views)} runs, {len(groups)} methods",
         tables=tables,
         front=Markup(figure),

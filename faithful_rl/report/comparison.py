@@ -6,7 +6,7 @@ A method is a recipe; its seeds are its runs. The warm start's numbers are the `
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -129,9 +129,13 @@ def _group(run_dirs: Sequence[Path]) -> dict[str, dict[int, Path]]:
         other = found.setdefault(method, {}).setdefault(seed, run_dir)
         if other != run_dir:
             raise ValueError(f"{other} and {run_dir} are both {method}, seed {seed}; give each recipe and seed once")
+    return {name: dict(sorted(found[name].items())) for name in in_order(found)}
+
+
+def in_order(methods: Iterable[str]) -> list[str]:
+    """Method labels in the order of tables and legends: the baseline first, adaptive multipliers last, unknown ones after."""
     order = list(LABELS.values())
-    names = sorted(found, key=lambda name: (order.index(name) if name in order else len(order), name))
-    return {name: dict(sorted(found[name].items())) for name in names}
+    return sorted(methods, key=lambda name: (order.index(name) if name in order else len(order), name))
 
 
 def _last_step(run_dir: Path) -> int:

@@ -213,7 +213,7 @@ def _plot(title: str, caption: str, curves: Sequence[Curve], thresholds: Sequenc
             steps, mean = curve.mean()
             axes.plot(steps, scale * mean, "--" if curve.dashed else "-", color=curve.colour, linewidth=2.2, label=curve.label or None)
         for threshold in thresholds:
-            axes.axhline(scale * threshold, color=INK, linewidth=1.2, linestyle=":")
+            axes.axhline(scale * threshold, color=INK, linewidth=1.2, linestyle=(0, (1.5, 2.5)))
             axes.annotate(f"τ {scale * threshold:g}", (1.0, scale * threshold), xycoords=("axes fraction", "data"), ha="right", va="bottom",
                           color=INK, fontsize=8)  # fmt: skip
         _finish(axes, "%" if percent else "")
