@@ -160,7 +160,7 @@ def view(record: Mapping[str, Any], run_dir: Path) -> View:
         where=where,
         question=str(record.get("question") or ""),
         options=tuple(str(option) for option in record.get("options") or ()),
-        ground_truth=str(record.get("ground_truth") or ""),
+        ground_truth=_truth(str(record.get("ground_truth") or ""), [str(option) for option in record.get("options") or ()]),
         image=_image(record, run_dir),
         size=(float(width), float(height)),
         predicted=tuple(_frames(record.get("boxes_predicted") or ())),
@@ -172,6 +172,12 @@ def view(record: Mapping[str, Any], run_dir: Path) -> View:
         signals=tuple(_signal(name, columns) for name in SIGNALS if f"{name}_scored" in columns),
         advantages=tuple(Chip(name, f"{value:+.2f}") for name, value in advantages),
     )
+
+
+def _truth(letter: str, options: Sequence[str]) -> str:
+    """`B (right)`: an option's letter with its text; any other ground truth as it is."""
+    place = ord(letter) - ord("A") if len(letter) == 1 else -1
+    return f"{letter} ({options[place]})" if 0 <= place < len(options) else letter
 
 
 def _signal(name: str, columns: Mapping[str, float]) -> Chip:

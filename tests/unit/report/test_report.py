@@ -159,6 +159,12 @@ def test_unscored_signals_are_named_and_not_shown_as_zeros() -> None:
     assert (frame.x, frame.y, frame.width, frame.height) == (10, 20, 30, 10)
 
 
+def test_the_truth_is_shown_with_its_text(run_dir: Path) -> None:
+    assert choose(run_dir, 2)[0].views[0].ground_truth == "A (left)"
+    number: dict[str, Any] = {"uid": "u", "step": 3, "ground_truth": "3", "options": ["1", "2"]}
+    assert view(number, Path()).ground_truth == "3"
+
+
 def test_questions_are_shown_before_and_after(run_dir: Path) -> None:
     questions = choose(run_dir, 20)
     assert len(questions) == 10
