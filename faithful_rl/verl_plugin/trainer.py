@@ -27,7 +27,7 @@ from faithful_rl.config import from_node
 from faithful_rl.constraints import ConstrainedProblem
 from faithful_rl.metrics import TRAIN_RESPONSE_TOKENS, MetricsWriter, drop_after, heldout_metric, read_metrics
 from faithful_rl.run_directory import METRICS, rollout_file, write_status
-from faithful_rl.verl_plugin import checkpoint, queue_io, random_state, reference_policy, rollout_dump
+from faithful_rl.verl_plugin import checkpoint, liveness, queue_io, random_state, reference_policy, rollout_dump
 from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_updates, plain_numbers
 from faithful_rl.verl_plugin.heldout import HeldoutEvaluation
 from faithful_rl.verl_plugin.reward_columns import RewardBatch, read_batch, scatter, split_key
@@ -92,6 +92,7 @@ class FaithfulTrainerMixin(_Host):
         """Train, then evaluate on the held-out questions unless the run was stopped early."""
         self.agent_loop_manager = agent_loop_manager
         self.planned_steps = self.total_training_steps
+        liveness.guard_polling(self.replay_buffer, self._rollout_actors())
         self._writer = MetricsWriter(self.run_dir / METRICS)
         rows = read_metrics(self.run_dir / METRICS)
         self._began = time.time() - (rows[-1].get("time_s", 0.0) if rows else 0.0)
@@ -101,6 +102,13 @@ class FaithfulTrainerMixin(_Host):
                 self._evaluate("after", self.planned_steps)
         finally:
             self._writer.close()
+
+    def _rollout_actors(self) -> dict[str, Any]:
+        """The actors without which no rollout is ever finished, by readable names."""
+        loops = getattr(self.agent_loop_manager, "agent_loop_workers", [])
+        rewards = getattr(getattr(self, "reward_loop_manager", None), "reward_loop_workers", [])
+        named = {f"agent loop worker {number}": handle for number, handle in enumerate(loops)}
+        return named | {f"reward worker {number}": handle for number, handle in enumerate(rewards)}
 
     def on_train_begin(self) -> None:
         self._publish(self.global_steps - 1)

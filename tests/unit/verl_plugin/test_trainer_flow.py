@@ -68,6 +68,7 @@ class Trainer(FaithfulTrainerMixin, Host):
         self.prompts_drawn, self._identity, self._keep = 0, {}, 2
         self._updates, self._save_due, self._saved_step, self._writer, self._began = [], False, -1, None, 0.0
         self.global_steps, self.steps_per_epoch, self.total_training_steps = 0, 100, 6
+        self.replay_buffer = SimpleNamespace(_wait_for_next_poll=lambda *arguments: 0.0)
         self._init_dump_executor()
 
 
