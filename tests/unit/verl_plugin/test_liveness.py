@@ -36,6 +36,9 @@ def test_a_killed_worker_is_named_and_ends_the_wait(cluster: None, monkeypatch: 
     liveness.guard_polling(buffer, workers)
     assert buffer._wait_for_next_poll("train", 1.0) == 2.0
     ray.kill(workers["reward worker 0"])
+    with pytest.raises(ray.exceptions.RayActorError):  # the kill is only asked for; wait until it has happened
+        while True:
+            ray.get(workers["reward worker 0"].work.remote(), timeout=60)
     monkeypatch.setattr(liveness, "ANSWER_SECONDS", 60.0)
     with pytest.raises(liveness.DeadActorError, match="reward worker 0"):
         buffer._wait_for_next_poll("train", 2.0)
