@@ -29,6 +29,11 @@ def start() -> Any:
     return handle
 
 
+def ask_until_dead(handle: Any) -> None:
+    while True:
+        ray.get(handle.work.remote(), timeout=60)
+
+
 def test_a_killed_worker_is_named_and_ends_the_wait(cluster: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(liveness, "INTERVAL_SECONDS", 0.0)
     workers = {"agent loop worker 0": start(), "reward worker 0": start()}
@@ -37,8 +42,7 @@ def test_a_killed_worker_is_named_and_ends_the_wait(cluster: None, monkeypatch: 
     assert buffer._wait_for_next_poll("train", 1.0) == 2.0
     ray.kill(workers["reward worker 0"])
     with pytest.raises(ray.exceptions.RayActorError):  # the kill is only asked for; wait until it has happened
-        while True:
-            ray.get(workers["reward worker 0"].work.remote(), timeout=60)
+        ask_until_dead(workers["reward worker 0"])
     monkeypatch.setattr(liveness, "ANSWER_SECONDS", 60.0)
     with pytest.raises(liveness.DeadActorError, match="reward worker 0"):
         buffer._wait_for_next_poll("train", 2.0)
