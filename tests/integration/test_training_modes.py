@@ -28,7 +28,7 @@ SEPARATE = (
 
 
 @pytest.mark.parametrize("mode", [COLOCATED, SEPARATE], ids=["colocate_async", "separate_async"])
-def test_a_mode_trains_saves_and_continues(mode: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_mode_trains_and_saves(mode: tuple[str, ...], tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log.txt"
     command = harness.command_line(tmp_path / "scenes", run_dir, *mode, "trainer.save_freq=2", "trainer.total_training_steps=2")
     process = harness.start(command, log, runner="plain")
