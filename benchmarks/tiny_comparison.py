@@ -4,8 +4,8 @@
                                          [--jobs 1] [--figure docs/figures/tiny_comparison.png] [key=value ...]
 
 Every run is `python -m faithful_rl.main recipe=R faithful_rl.seed=S faithful_rl.output_dir=OUT/R-seedS` with the same further
-settings, evaluated on the same held-out questions before and after. Finished runs are kept, unfinished ones continue, so the same
-command after an interruption does only what is left. Writes OUT/comparison.md (the README's tables), OUT/comparison.json,
+settings, evaluated on the same held-out questions after training, and the first recipe's also before it. Finished runs are kept,
+unfinished ones continue, so the same command after an interruption does only what is left. Writes OUT/comparison.md (the README's tables), OUT/comparison.json,
 OUT/comparison.html and, when asked, the picture.
 """
 
@@ -32,14 +32,19 @@ def run_dir_of(out: Path, recipe: str, seed: int) -> Path:
     return out / f"{recipe}-seed{seed}"
 
 
-def train(recipe: str, seed: int, out: Path, settings: Sequence[str]) -> int:
-    """Train one run unless it has finished before; returns the exit code of the training command."""
+def train(recipe: str, seed: int, out: Path, settings: Sequence[str], evaluate_start: bool = True) -> int:
+    """Train one run unless it has finished before; returns the exit code of the training command.
+
+    Args:
+        evaluate_start: whether this run also answers the held-out questions before its first step. All recipes start from the same
+            weights and ask with the same random numbers, so one of them per seed is enough.
+    """
     run_dir = run_dir_of(out, recipe, seed)
     if read_json(run_dir / RUN).get("status") == "finished":
         print(f"{recipe}, seed {seed}: finished before, kept", flush=True)
         return 0
     command = [sys.executable, "-m", "faithful_rl.main", f"recipe={recipe}", f"faithful_rl.seed={seed}"]
-    command += [f"faithful_rl.output_dir={run_dir}", *settings]
+    command += [f"faithful_rl.output_dir={run_dir}", *([] if evaluate_start else ["faithful_rl.evaluation.at_start=false"]), *settings]
     out.mkdir(parents=True, exist_ok=True)
     log = out / f"{recipe}-seed{seed}.log"
     started = time.monotonic()
@@ -75,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     pairs = [(recipe, seed) for seed in arguments.seeds for recipe in arguments.recipes]  # seed by seed: a first table comes early
     if not arguments.only_report:
         with ThreadPoolExecutor(max_workers=arguments.jobs) as pool:
-            codes = list(pool.map(lambda pair: train(*pair, arguments.out, settings), pairs))
+            codes = list(pool.map(lambda pair: train(*pair, arguments.out, settings, pair[0] == arguments.recipes[0]), pairs))
         if any(codes):
             print("some runs failed; the same command continues them", file=sys.stderr)
             return 1

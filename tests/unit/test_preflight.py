@@ -83,7 +83,7 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
 def test_a_sound_world_passes_and_the_plan_names_what_one_step_asks_for(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     assert world.run() == 0
     plan = capsys.readouterr().out
-    assert "32 prompts x 5 rollouts = 160 rollouts, at most 35,840 tokens, at most 320 judge requests" in plan  # 160 * (128 + 96)
+    assert "16 prompts x 5 rollouts = 80 rollouts, at most 17,920 tokens, at most 160 judge requests" in plan  # 80 * (128 + 96)
     assert "constraints consistency >= 0.95 (dual_ascent), semantic_grounding >= 0.95 (dual_ascent), spatial_grounding >= 0.65" in plan
     assert "together" in plan
     assert not world.out.exists()
@@ -122,32 +122,32 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
     "mini-batch does not divide": (
         nothing,
         [f"{ACTOR}.ppo_mini_batch_size=12"],
-        f"{ACTOR}.ppo_mini_batch_size: found 12, expected a divisor of data.train_batch_size = 32 (both count prompts). "
-        "Choose one of 1, 2, 4, 8, 16, 32.",
+        f"{ACTOR}.ppo_mini_batch_size: found 12, expected a divisor of data.train_batch_size = 16 (both count prompts). "
+        "Choose one of 1, 2, 4, 8, 16.",
     ),
     "workers do not share a mini-batch": (
         nothing,
         ["trainer.n_gpus_per_node=3"],
-        f"{ACTOR}.ppo_mini_batch_size: found 16 prompts x 5 rollouts = 80, expected a number of rollouts that 3 workers share equally. "
+        f"{ACTOR}.ppo_mini_batch_size: found 8 prompts x 5 rollouts = 40, expected a number of rollouts that 3 workers share equally. "
         "Change the mini-batch, the group or the number of workers.",
     ),
     "micro-batch does not divide": (
         nothing,
         [f"{ACTOR}.ppo_micro_batch_size_per_gpu=32"],
-        f"{ACTOR}.ppo_micro_batch_size_per_gpu: found 32, expected a divisor of the 80 rollouts that one worker gets of a mini-batch. "
-        "Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
+        f"{ACTOR}.ppo_micro_batch_size_per_gpu: found 32, expected a divisor of the 40 rollouts that one worker gets of a mini-batch. "
+        "Choose one of 1, 2, 4, 5, 8, 10, 20, 40.",
     ),
     "log-probability micro-batch does not divide": (
         nothing,
-        ["data.train_batch_size=16"],
+        ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=160"],
         "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu: found 160, expected a divisor of the 80 rollouts that one worker gets "
         "of a batch. Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
     ),
     "reference micro-batch does not divide": (
         nothing,
         ["actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=50"],
-        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu: found 50, expected a divisor of the 160 rollouts that one worker gets of a "
-        "batch. Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 32, 40, 80, 160.",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu: found 50, expected a divisor of the 80 rollouts that one worker gets of a "
+        "batch. Choose one of 1, 2, 4, 5, 8, 10, 16, 20, 40, 80.",
     ),
     "no steps": (
         nothing,
