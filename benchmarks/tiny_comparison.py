@@ -5,8 +5,8 @@
 
 Every run is `python -m faithful_rl.main recipe=R faithful_rl.seed=S faithful_rl.output_dir=OUT/R-seedS` with the same further
 settings, evaluated on the same held-out questions after training, and the first recipe's also before it. Finished runs are kept,
-unfinished ones continue, so the same command after an interruption does only what is left. Writes OUT/comparison.md (the README's tables), OUT/comparison.json,
-OUT/comparison.html and, when asked, the picture.
+unfinished ones continue, so the same command after an interruption does only what is left. Writes OUT/comparison.md (the README's
+tables), OUT/comparison.json, OUT/comparison.html and, when asked, the picture.
 """
 
 from __future__ import annotations

@@ -40,12 +40,10 @@ class Multiplier(Protocol):
         """
 
 
-class FixedMultiplier:
-    """lambda_k stays at its start: scalarisation with a constant weight."""
+class _Bounded:
+    """What every multiplier has: a value in [0, maximum] and the number of rollouts below which the caller leaves it alone."""
 
-    kind: ClassVar[str] = "fixed"
-
-    def __init__(self, start: float = 1.0, maximum: float = 5.0, min_applicable: int = 0) -> None:
+    def __init__(self, start: float, maximum: float, min_applicable: int) -> None:
         _check_range(start, maximum, min_applicable)
         self._value = float(start)
         self._maximum = float(maximum)
@@ -58,6 +56,15 @@ class FixedMultiplier:
     @property
     def min_applicable(self) -> int:
         return self._min_applicable
+
+
+class FixedMultiplier(_Bounded):
+    """lambda_k stays at its start: scalarisation with a constant weight."""
+
+    kind: ClassVar[str] = "fixed"
+
+    def __init__(self, start: float = 1.0, maximum: float = 5.0, min_applicable: int = 0) -> None:
+        super().__init__(start, maximum, min_applicable)
 
     @property
     def saturated(self) -> bool:
@@ -78,7 +85,7 @@ class FixedMultiplier:
             )
 
 
-class DualAscent:
+class DualAscent(_Bounded):
     r"""Projected dual ascent (Eq. 4).
 
     $$\lambda_k \leftarrow \mathrm{clip}\left(\lambda_k + \eta\,(\tau_k - c_k),\ 0,\ \lambda_{\max}\right)$$
@@ -96,21 +103,10 @@ class DualAscent:
     kind: ClassVar[str] = "dual_ascent"
 
     def __init__(self, start: float = 1.0, step_size: float = 0.05, maximum: float = 5.0, min_applicable: int = 8) -> None:
-        _check_range(start, maximum, min_applicable)
+        super().__init__(start, maximum, min_applicable)
         if not (math.isfinite(step_size) and step_size > 0.0):
             raise ValueError(f"multiplier.step_size must be finite and above 0, got {step_size}")
-        self._value = float(start)
         self._step_size = float(step_size)
-        self._maximum = float(maximum)
-        self._min_applicable = int(min_applicable)
-
-    @property
-    def value(self) -> float:
-        return self._value
-
-    @property
-    def min_applicable(self) -> int:
-        return self._min_applicable
 
     @property
     def saturated(self) -> bool:

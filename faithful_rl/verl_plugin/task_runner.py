@@ -22,7 +22,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
 
-from faithful_rl.verl_plugin import judge_workers, multiplier_store, plugin, reference_policy
+from faithful_rl.verl_plugin import judge_workers, multiplier_store, plugin, reference_policy, worker_logs
 from faithful_rl.verl_plugin.checkpoint import CheckpointError
 from faithful_rl.verl_plugin.run_control import RunControl, clear_stop, request_stop, settings_of
 from faithful_rl.verl_plugin.trainer import trainer_for
@@ -189,6 +189,8 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
     finally:
         launcher.restore_signals()
         if starts_ray:
+            if ray.is_initialized():
+                worker_logs.keep(worker_logs.session_logs(), run_dir)
             ray.shutdown()
     if outcome == "nonfinite":
         raise NonFiniteRunError(

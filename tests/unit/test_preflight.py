@@ -259,7 +259,7 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
     "fewer rows than a batch": (
         rows_of(row(), row()),
         [],
-        "data.train_batch_size: found 32, expected at most the 2 rows of data.train_files. Use fewer prompts per step.",
+        "data.train_batch_size: found 16, expected at most the 2 rows of data.train_files. Use fewer prompts per step.",
     ),
     "directory of another recipe": (
         run_of(recipe="grpo_tiny"),
