@@ -5,7 +5,7 @@
     steps=6             steps of each run
     warm_up=2           first steps of each run that are left out (the first batch of vLLM costs seconds)
     repeats=2           runs of ours and of stock verl; their order alternates, so that a machine that gets slower harms both
-    prompts=32          prompts per step, even; 5 rollouts each
+    prompts=16          prompts per step, even; 5 rollouts each
     arms=fgrpo,verl,trl which to run
     out=benchmarks/results/step.json
     work=outputs/benchmarks/step    folder of the runs, made anew each time
@@ -41,6 +41,7 @@ PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
 ARMS = {"fgrpo": "ours, FGRPO", "verl": "stock verl, GRPO", "trl": "TRL, GRPO"}
 OVERHEAD_LIMIT = 0.05
 GROUP_SIZE = 5
+MICRO_BATCH = 20  # rollouts, as in the tiny recipes
 BUSY_SHARE = 0.5  # 1-minute load average per core above which the machine counts as busy
 
 
@@ -55,7 +56,7 @@ class Options:
     steps: int = 6
     warm_up: int = 2
     repeats: int = 2
-    prompts: int = 32
+    prompts: int = 16
     arms: str = "fgrpo,verl,trl"
     out: str = "benchmarks/results/step.json"
     work: str = "outputs/benchmarks/step"
@@ -99,16 +100,17 @@ def parse(words: list[str]) -> Options:
 
 def overrides(options: Options) -> list[str]:
     """Settings that all sides share, on top of the tiny recipes."""
-    rollouts = options.prompts * GROUP_SIZE
+    half = options.prompts * GROUP_SIZE // 2  # rollouts of a mini-batch
+    micro = MICRO_BATCH if half % MICRO_BATCH == 0 else half
     return [
         f"trainer.total_training_steps={options.steps}",
         "trainer.save_freq=-1",
         f"data.train_batch_size={options.prompts}",
         f"actor_rollout_ref.rollout.n={GROUP_SIZE}",
         f"actor_rollout_ref.actor.ppo_mini_batch_size={options.prompts // 2}",
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={rollouts // 2}",
-        f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={rollouts}",
-        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={rollouts}",
+        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro}",
+        f"actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu={micro}",
+        f"actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu={micro}",
         "faithful_rl.evaluation.at_start=false",
         "faithful_rl.evaluation.at_end=false",
         "++ray_kwargs.ray_init.address=local",  # never a cluster that happens to run on this machine
