@@ -27,7 +27,7 @@ from faithful_rl.config import ConfigError, FaithfulRLConfig
 RECIPES = Path(__file__).parent / "recipes"
 
 # Nodes of verl's tree that take any key: they are handed on as keyword arguments.
-OPEN_NODES = ("ray_kwargs.ray_init",)
+OPEN_NODES = ("ray_kwargs.ray_init", "reward.custom_reward_function.reward_kwargs")
 # Fields of verl's dataclasses that its yaml tree leaves out.
 FIELDS_WITHOUT_YAML = frozenset(
     {

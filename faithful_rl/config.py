@@ -19,7 +19,7 @@ CONSTRAINED_SIGNALS = ("consistency", "semantic_grounding", "spatial_grounding")
 MASKS = ("accuracy", "has_reference_boxes")
 METHODS = ("grpo", "fgrpo", "sft")
 MULTIPLIER_KINDS = ("dual_ascent", "fixed")
-JUDGE_BACKENDS = ("scene", "vllm")
+JUDGE_BACKENDS = ("fake", "openai", "scene", "vllm")
 PLACEMENTS = ("colocated", "own_pool")
 MASKED_ROLLOUTS = ("left_out", "as_zero")
 DECODINGS = ("T1", "greedy")
@@ -70,17 +70,23 @@ class AdvantageConfig:
 class JudgeConfig:
     """One judge and the named Ray actors that serve it."""
 
-    backend: str = "scene"  # scene: exact verdicts from the known scene, free | vllm: a served model
-    workers: int = 1  # actors, >= 1
+    backend: str = "scene"  # scene: exact verdicts from the known scene | vllm: a server of its own | openai: an endpoint | fake: tests
+    replicas: int = 1  # actors, >= 1
     timeout_seconds: float = 60.0  # for one rollout, > 0; afterwards the rollout is unscored, never zero
-    model: str | None = None  # model directory or name; needed by the vllm backend only
+    num_cpus: float = 0.0  # logical CPUs that Ray sets aside for each replica, >= 0
+    num_gpus: float = 0.0  # GPUs for each replica, >= 0
+    options: dict[str, Any] = field(default_factory=dict)  # the backend's own keys, as in a pool's file: model, base_url, mode, ...
 
 
 @dataclass
 class JudgesConfig:
+    """Who judges the reasoning: actors of the run's own, or a pool that other runs use too."""
+
+    pool: str | None = None  # name of a pool of this Ray cluster (`python -m faithful_rl.judges serve`); null: the run starts its own
     consistency: JudgeConfig = field(default_factory=JudgeConfig)
     grounding: JudgeConfig = field(default_factory=JudgeConfig)
     ask_masked: bool = False  # also ask about rollouts whose verdict cannot count; validation always asks
+    calibrations: str = "calibrations"  # directory that `python -m faithful_rl.judges calibrate out=...` wrote; preflight looks there
 
 
 @dataclass
@@ -204,15 +210,10 @@ def _validate_constraint(name: str, constraint: ConstraintConfig) -> None:
 def _validate_judge(name: str, judge: JudgeConfig) -> None:
     key = f"judges.{name}"
     _one_of(f"{key}.backend", judge.backend, JUDGE_BACKENDS)
-    _in_range(f"{key}.workers", judge.workers, 1)
+    _in_range(f"{key}.replicas", judge.replicas, 1)
     _in_range(f"{key}.timeout_seconds", judge.timeout_seconds, 0.0, open_low=True)
-    _require(
-        judge.backend != "vllm" or bool(judge.model),
-        f"{key}.model",
-        judge.model,
-        "a model directory or name, because the backend is vllm",
-        f"Set faithful_rl.{key}.model.",
-    )
+    _in_range(f"{key}.num_cpus", judge.num_cpus, 0.0)
+    _in_range(f"{key}.num_gpus", judge.num_gpus, 0.0)
 
 
 def _validate_rest(config: FaithfulRLConfig) -> None:

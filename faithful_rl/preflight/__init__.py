@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from faithful_rl.config import FaithfulRLConfig
-from faithful_rl.preflight import batches, machine, model_files, plugin_active, rows, stack
+from faithful_rl.preflight import batches, judges, machine, model_files, plugin_active, rows, stack
 from faithful_rl.preflight.plan import plan
 
 __all__ = ["check_started", "check_static", "plan"]
@@ -32,6 +32,7 @@ def check_static(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
         machine.check_disk(config, typed, model_bytes=0)
         return
     batches.check(config, typed)
+    judges.check(typed)
     machine.check_ports(config)
     if not machine.joins_cluster():
         machine.check_slots(config, typed)

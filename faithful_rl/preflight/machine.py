@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import socket
@@ -37,9 +38,15 @@ def required_slots(config: Mapping[str, Any], typed: FaithfulRLConfig) -> Slots:
         parts.append(("reference policy workers", CPUS_PER_WORKER * own, own))
     units = config["transfer_queue"]["backend"]["SimpleStorage"]["num_data_storage_units"]
     parts.append(("TransferQueue", CPUS_OF_QUEUE + units, 0))
-    parts.append(("judge workers", 0, 0))  # exact judges run on 0 logical CPUs
+    parts.append(("judge workers", *_judge_slots(typed)))
     parts.append(("driver, servers, reward workers", CPUS_OF_DRIVER + CPUS_TO_SCHEDULE, 0))
     return Slots(sum(part[1] for part in parts), sum(part[2] for part in parts), tuple(parts))
+
+
+def _judge_slots(typed: FaithfulRLConfig) -> tuple[int, int]:
+    """CPUs and GPUs of the run's own judges, rounded up; a pool that serves already takes nothing more."""
+    own = [] if typed.judges.pool else [typed.judges.consistency, typed.judges.grounding]
+    return math.ceil(sum(one.replicas * one.num_cpus for one in own)), math.ceil(sum(one.replicas * one.num_gpus for one in own))
 
 
 def joins_cluster() -> bool:

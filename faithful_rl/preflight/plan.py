@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from faithful_rl.config import FaithfulRLConfig
-from faithful_rl.preflight import machine
+from faithful_rl.preflight import judges, machine
 from faithful_rl.run_record import RunDirectory
 
 
@@ -31,6 +31,8 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory) 
         f"at most {_judge_calls(typed, prompts * group):,} judge requests",
         f"reference  {typed.reference_policy.placement}",
         f"constraints {constraints}",
+        f"judges     {judges.described(typed)}",
+        *(f"warning    {warning}" for warning in judges.warnings(typed)),
         "",
         "Ray reserves",
     ]

@@ -6,70 +6,80 @@ per reward worker and calls `run_single` for each finished rollout.
 
 from __future__ import annotations
 
-import asyncio
+import io
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from faithful_rl import response
-from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.judges.reward import score_parsed
 from faithful_rl.rewards import suite
-from faithful_rl.types import ParsedResponse, Reason, Score, ScoredRollout
-from faithful_rl.verl_plugin.judge_workers import JudgeClient
+from faithful_rl.types import ParsedResponse, ScoredRollout
+from faithful_rl.verl_plugin import judge_workers
+from faithful_rl.verl_plugin.run_control import settings_of
 
 logger = logging.getLogger(__name__)
 
 # Set by our agent loop workers on every rollout; absent where verl's own worker drives the rollouts.
 SPLIT_FIELD = "rollout_split"  # "train" | "heldout"
 DETAILS_KEY = "judged_json"  # text beside the numbers; the agent loop worker takes it out again before verl averages anything
-NOT_JUDGED = Score(None, Reason.MASKED)
 
 
 class RolloutScorer:
     """Text and row in, `ScoredRollout` out. Knows nothing of verl, so that tests can drive it with plain data."""
 
-    def __init__(self, consistency: Any, grounding: Any, ask_masked: bool) -> None:
+    def __init__(self, consistency: Any, grounding: Any, ask_masked: bool, needs_images: bool = False) -> None:
         self._consistency, self._grounding, self._ask_masked = consistency, grounding, ask_masked
+        self.needs_images = needs_images  # whether the grounding judge looks at them; otherwise they need not travel
 
     async def score(
-        self, text: str, reward_model: Mapping[str, Any], extra_info: Mapping[str, Any], heldout: bool
+        self,
+        text: str,
+        reward_model: Mapping[str, Any],
+        extra_info: Mapping[str, Any],
+        heldout: bool,
+        images: Sequence[bytes] = (),
     ) -> tuple[ParsedResponse, ScoredRollout]:
         """Rules first; judges only where their verdict can count, or always on held-out questions.
+
+        Args:
+            images: encoded image files of the prompt, in its order.
 
         Raises:
             ValueError: the row itself is unusable; preflight refuses such rows before a run starts.
         """
         parsed = response.parse(text)
-        reference = suite.Reference.from_row(reward_model, extra_info)
-        scores = suite.rule_scores(parsed, reference)
-        if not suite.needs_judge(scores, self._ask_masked or heldout):
-            return parsed, suite.assemble(parsed, reference, scores, NOT_JUDGED, NOT_JUDGED)
-        request = build_request(parsed, extra_info)
-        consistency, sentences = await asyncio.gather(self._consistency.ask(request), self._grounding.ask(request))
-        return parsed, suite.assemble(parsed, reference, scores, consistency, sentences)
+        rollout = await score_parsed(
+            parsed,
+            suite.Reference.from_row(reward_model, extra_info),
+            {**extra_info, "images": list(images)} if images else extra_info,
+            self._consistency,
+            self._grounding,
+            ask_masked=self._ask_masked or heldout,
+        )
+        return parsed, rollout
 
 
-def build_request(parsed: ParsedResponse, extra_info: Mapping[str, Any]) -> JudgeRequest:
-    """What the judges may see of one rollout; absent optional columns become empty text."""
+def prompt_images(messages: Any) -> list[bytes]:
+    """The images of a prompt as verl's dataset put them into its messages: the file's bytes, else the picture as PNG."""
+    parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
+    return [_encoded(part) for part in parts if part.get("type") == "image"]
 
-    def text(key: str) -> str:
-        value = extra_info.get(key)
-        return "" if value is None else str(value)
 
-    options = extra_info.get("options")
-    return JudgeRequest(
-        uid=text("uid"),
-        question=text("question"),
-        options=() if options is None else tuple(str(option) for option in options),
-        reasoning=parsed.reasoning,
-        answer=parsed.answer or "",
-        scene_json=text("scene_json"),
-        dataset=text("dataset"),
-    )
+def _encoded(part: Mapping[str, Any]) -> bytes:
+    if isinstance(part.get("bytes"), bytes):
+        return bytes(part["bytes"])
+    image = part["image"]
+    if isinstance(image, str):  # a path, as verl's dataset leaves it
+        return Path(image.removeprefix("file://")).read_bytes()
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG")
+    return buffer.getvalue()
 
 
 def details_json(parsed: ParsedResponse, rollout: ScoredRollout) -> str:
@@ -88,16 +98,9 @@ def details_json(parsed: ParsedResponse, rollout: ScoredRollout) -> str:
 
 
 def scorer_from_config(config: DictConfig) -> RolloutScorer:
-    """Clients of the run's judge actors, from `faithful_rl.judges`."""
-    judges = OmegaConf.to_container(config.faithful_rl.judges, resolve=True)
-    if not isinstance(judges, dict):
-        raise TypeError(f"faithful_rl.judges must be a mapping, found {type(judges).__name__}")
-
-    def client(judge: str) -> JudgeClient:
-        own = judges.get(judge, {})
-        return JudgeClient(judge, int(own.get("workers", 1)), float(own.get("timeout_seconds", 60.0)))
-
-    return RolloutScorer(client("consistency"), client("grounding"), bool(judges.get("ask_masked", False)))
+    """Clients of the run's judges, from `faithful_rl.judges`."""
+    judges = settings_of(config.faithful_rl.judges)
+    return RolloutScorer(*judge_workers.clients(judges), bool(judges["ask_masked"]), judge_workers.needs_images(judges))
 
 
 class FaithfulRewardManager(RewardManagerBase):
@@ -121,7 +124,13 @@ class FaithfulRewardManager(RewardManagerBase):
         text = self.tokenizer.decode(ids[:length], skip_special_tokens=True)
         fields = item.non_tensor_batch
         split = fields.get(SPLIT_FIELD)
-        parsed, rollout = await self._scorer.score(text, fields["reward_model"], fields.get("extra_info") or {}, heldout=split == "heldout")
+        parsed, rollout = await self._scorer.score(
+            text,
+            fields["reward_model"],
+            fields.get("extra_info") or {},
+            heldout=split == "heldout",
+            images=prompt_images(fields["raw_prompt"]) if self._scorer.needs_images else (),
+        )
         info: dict[str, Any] = suite.columns(rollout)
         if split is not None:
             info[DETAILS_KEY] = details_json(parsed, rollout)

@@ -63,7 +63,7 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
             with watchdog.phase("start of judges"):
                 store = multiplier_store.create()
                 multiplier_store.write_cluster_file(run_dir)
-                judges = judge_workers.start_judges(settings_of(config.faithful_rl.judges))
+                judges = judge_workers.start(settings_of(config.faithful_rl.judges))
                 self._started.update(store=store, judges=judges)  # handles keep the actors alive
             self._control = RunControl(run_dir, watchdog, store)
             with watchdog.phase("start of workers and servers"):

@@ -105,7 +105,8 @@ def test_fgrpo_7b_has_the_papers_hyperparameters() -> None:
     for constraint in typed.constraints.values():
         m = constraint.multiplier
         assert (m.kind, m.start, m.step_size, m.maximum, m.min_applicable) == ("dual_ascent", 1.0, 0.05, 5.0, 8)
-    assert typed.judges.consistency.model == typed.judges.grounding.model == "Qwen/Qwen3-VL-30B-A3B-Instruct"
+    for judge in (typed.judges.consistency, typed.judges.grounding):
+        assert (judge.backend, judge.options) == ("vllm", {"model": "Qwen/Qwen3-VL-30B-A3B-Instruct"})
     assert not typed.judges.ask_masked
     actor, rollout, data = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout, composed.data
     assert (rollout.n, rollout.temperature) == (5, 1.0)

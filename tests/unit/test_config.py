@@ -68,9 +68,9 @@ def test_defaults_are_the_papers() -> None:
             "Choose constraints=none, or set faithful_rl.method=fgrpo.",
         ),
         (
-            {"judges": {"grounding": {"backend": "vllm"}}},
-            "faithful_rl.judges.grounding.model: found None, expected a model directory or name, because the backend is vllm. "
-            "Set faithful_rl.judges.grounding.model.",
+            {"judges": {"grounding": {"backend": "gpt"}}},
+            "faithful_rl.judges.grounding.backend: found 'gpt', expected one of fake, openai, scene, vllm. "
+            "Set faithful_rl.judges.grounding.backend to one of them.",
         ),
         (
             {"judges": {"consistency": {"timeout_seconds": 0.0}}},

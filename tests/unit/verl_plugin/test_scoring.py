@@ -1,16 +1,20 @@
 """From response text to reward columns: when judges are asked, and what their failures become."""
 
 import asyncio
+import io
 import json
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 pytest.importorskip("verl")
 from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.judges.reward import request_from
 from faithful_rl.rewards.suite import COLUMNS, columns
 from faithful_rl.types import Reason, Score, SentenceVerdict, Verdict
-from faithful_rl.verl_plugin.reward_manager import RolloutScorer, build_request, details_json
+from faithful_rl.verl_plugin.reward_manager import RolloutScorer, details_json, prompt_images
 
 RIGHT = "<think>The red circle is left of the blue square.</think><answer>A</answer>"
 WRONG = "<think>The red circle is left of the blue square.</think><answer>B</answer>"
@@ -70,7 +74,7 @@ def test_a_failed_judge_is_unscored_with_its_reason_and_never_zero_and_scored(re
 
 def test_what_judges_see_has_no_none() -> None:
     _, _, parsed, _ = score("")
-    request = build_request(parsed, {"options": None, "scene_json": None})
+    request = request_from(parsed, {"options": None, "scene_json": None})
     assert (request.uid, request.options, request.answer, request.scene_json) == ("", (), "", "")
 
 
@@ -80,3 +84,30 @@ def test_details_are_json_for_the_viewer() -> None:
     assert details["sentences"] == [
         {"text": SENTENCE, "start": 0, "end": len(SENTENCE), "verdict": "INCORRECT", "why": "it is right of it"}
     ]
+
+
+def test_only_the_grounding_judge_gets_the_images_and_the_frames_of_its_boxes() -> None:
+    consistency, grounding = Judge(CONSISTENT), Judge(VERDICTS)
+    extra = {**EXTRA, "img_wh": [[100, 60], [40, 40]], "min_pixels": 784, "max_pixels": 7840}
+    asyncio.run(RolloutScorer(consistency, grounding, False).score(RIGHT, ROW, extra, False, images=[b"one", b"two"]))
+    assert (consistency.asked[0].images, consistency.asked[0].frames) == ((), ())
+    # 100 x 60 -> 112 x 56 (multiples of 28, 6272 pixels <= 7840); 40 x 40 -> 28 x 28
+    assert (grounding.asked[0].images, grounding.asked[0].frames) == ((b"one", b"two"), ((112, 56), (28, 28)))
+
+
+def test_images_of_a_prompt_keep_their_order_and_their_bytes() -> None:
+    picture = Image.new("RGB", (3, 2), "red")
+    messages = [
+        {"role": "system", "content": "Look."},
+        {
+            "role": "user",
+            "content": [
+                {"type": "image", "bytes": b"file", "image": picture},
+                {"type": "text", "text": "?"},
+                {"type": "image", "image": picture},
+            ],
+        },
+    ]
+    first, second = prompt_images(np.array(messages, dtype=object))
+    assert first == b"file"
+    assert Image.open(io.BytesIO(second)).size == (3, 2)

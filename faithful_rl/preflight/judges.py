@@ -1,0 +1,49 @@
+"""The judges before a run: can they be built as configured, and is it known what their verdicts are worth?"""
+
+from __future__ import annotations
+
+from faithful_rl.config import ConfigError, FaithfulRLConfig, JudgeConfig
+from faithful_rl.judges.backend import JudgeBackend, build_backend
+from faithful_rl.judges.calibration import uncalibrated_warning
+
+
+def check(typed: FaithfulRLConfig) -> None:
+    """Build each judge's backend, which starts nothing and checks every key. A pool has checked its own when it was started.
+
+    Raises:
+        ConfigError: a backend's settings are wrong.
+    """
+    for judge, own in _own(typed).items():
+        _built(judge, own)
+
+
+def warnings(typed: FaithfulRLConfig) -> list[str]:
+    """One line for each judge that was not calibrated under its present version.
+
+    The exact judge of scenes is the truth itself. A vLLM judge's version includes its model's content, which is read when it starts:
+    the run looks it up then, as it does for a pool, and says so in its log.
+    """
+    found = [
+        uncalibrated_warning(judge, _built(judge, own).version(), typed.judges.calibrations)
+        for judge, own in _own(typed).items()
+        if own.backend not in ("scene", "vllm")
+    ]
+    return [warning for warning in found if warning]
+
+
+def described(typed: FaithfulRLConfig) -> str:
+    """Who judges, in one line."""
+    if typed.judges.pool:
+        return f"pool {typed.judges.pool!r} of the Ray cluster"
+    return ", ".join(f"{judge}: {own.backend} x {own.replicas}" for judge, own in _own(typed).items())
+
+
+def _own(typed: FaithfulRLConfig) -> dict[str, JudgeConfig]:
+    return {} if typed.judges.pool else {"consistency": typed.judges.consistency, "grounding": typed.judges.grounding}
+
+
+def _built(judge: str, own: JudgeConfig) -> JudgeBackend:
+    try:
+        return build_backend({"backend": own.backend, **own.options})
+    except ConfigError as error:
+        raise ConfigError(f"faithful_rl.judges.{judge}.options, {error.key}", error.found, error.expected, error.fix) from error
