@@ -35,6 +35,10 @@ class ConfigError(ValueError):
         self.fix = fix
         super().__init__(f"{key}: found {found}, expected {expected}. {fix}")
 
+    def __reduce__(self) -> tuple[type[ConfigError], tuple[str, object, str, str]]:
+        """Exceptions travel between processes by their constructor's arguments, which are more than the message here."""
+        return type(self), (self.key, self.found, self.expected, self.fix)
+
 
 @dataclass
 class MultiplierConfig:

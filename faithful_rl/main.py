@@ -35,7 +35,7 @@ KEYS = """
   faithful_rl.constraints.consistency.multiplier.kind=fixed
   data.train_batch_size=32                               prompts per step
   actor_rollout_ref.rollout.n=5                          rollouts per prompt (the group)
-  actor_rollout_ref.actor.optim.lr=4e-4
+  actor_rollout_ref.actor.optim.lr=6e-4
   trainer.save_freq=20                                   steps between checkpoints
   constraints=none|consistency|fixed|fgrpo   hardware=cpu|h100x8   model=...   dataset=...   judges=...   (groups)
 """

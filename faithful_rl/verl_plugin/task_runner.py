@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from omegaconf import DictConfig, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict
 from ray.exceptions import RayActorError, RayTaskError
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
 
+from faithful_rl.config import ConfigError
+from faithful_rl.judge_pool.pool import PoolError
 from faithful_rl.verl_plugin import judge_workers, multiplier_store, plugin, reference_policy, worker_logs
 from faithful_rl.verl_plugin.checkpoint import CheckpointError
 from faithful_rl.verl_plugin.run_control import RunControl, clear_stop, request_stop, settings_of
@@ -32,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 AGENT_LOOP_MANAGER = "faithful_rl.verl_plugin.rollout_workers.FaithfulAgentLoopManager"
 STEP_TIMEOUT_SECONDS = 1800.0
+LOCAL_CLUSTER_KEYS = ("num_cpus", "num_gpus", "resources", "object_store_memory", "include_dashboard")  # refused where Ray only joins
+DRIVER_VARIABLES = ("VERL_USE_EXTERNAL_MODULES", "TENSORBOARD_DIR", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM")
 _HostRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
 
 
@@ -150,8 +154,21 @@ def prepare(config: DictConfig) -> DictConfig:
         agent.agent_loop_manager_class = agent.get("agent_loop_manager_class") or AGENT_LOOP_MANAGER
         kwargs = config.ray_kwargs.ray_init
         kwargs.namespace = kwargs.get("namespace") or namespace(Path(config.faithful_rl.output_dir))
+        if os.environ.get("RAY_ADDRESS"):
+            join_cluster(config)
     reference_policy.drop_unused_reference(config)
     return config
+
+
+def join_cluster(config: DictConfig) -> None:
+    """A cluster that runs already has processors of its own, and its workers do not inherit this process's environment."""
+    kwargs = config.ray_kwargs.ray_init
+    for key in LOCAL_CLUSTER_KEYS:
+        kwargs.pop(key, None)
+    names = [*config.faithful_rl.hardware.environment, *DRIVER_VARIABLES]
+    variables = {name: os.environ[name] for name in names if name in os.environ}
+    chosen = OmegaConf.create(kwargs.get("runtime_env") or {})
+    kwargs.runtime_env = OmegaConf.merge({"env_vars": variables}, chosen)
 
 
 def namespace(run_dir: Path) -> str:
@@ -169,6 +186,8 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
         NonFiniteRunError: see there.
         HungRunError: see there.
         CheckpointError: the checkpoint in `trainer.default_local_dir` belongs to another recipe.
+        ConfigError: the pool of judges that `faithful_rl.judges.pool` names cannot be used.
+        PoolError: the run's own judges did not start.
     """
     run_dir = Path(config.faithful_rl.output_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -182,7 +201,7 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
         run_ppo(config, task_runner_class=launcher)
         outcome = str(ray.get(launcher.handle.outcome.remote(), timeout=60))
     except RayTaskError as error:
-        raise error.cause if isinstance(error.cause, CheckpointError) else error from None
+        raise error.cause if isinstance(error.cause, CheckpointError | ConfigError | PoolError) else error from None
     except RayActorError as error:
         hang = describe_hang(run_dir / "logs")
         raise HungRunError(hang) if hang else error from error

@@ -50,9 +50,15 @@ def test_a_recipe_composes_resolves_and_validates(recipe: str) -> None:
     OmegaConf.to_container(composed, resolve=True)  # raises where an interpolation points nowhere
 
 
+def test_any_recipe_can_use_a_pool_that_serves_already() -> None:
+    typed = from_node(compose_recipe(["recipe=fgrpo_tiny", "judges=pool"]).faithful_rl)
+    assert typed.judges.pool == "default"
+    assert not typed.judges.ask_masked  # its verdicts may cost something
+
+
 def files() -> Iterator[str]:
     for path in sorted(RECIPES.rglob("*.yaml")):
-        if path.name != "none.yaml":
+        if path.name not in ("none.yaml", "pool.yaml"):  # chosen on the command line, by no recipe
             yield path.relative_to(RECIPES).as_posix()
 
 
