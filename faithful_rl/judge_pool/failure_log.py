@@ -9,16 +9,17 @@ from typing import Any
 
 LOGGER = logging.getLogger("faithful_rl.judges")
 MESSAGE_LIMIT = 300  # characters
+START_MESSAGE_LIMIT = 2000  # for why a backend did not start: the end of a server's log is the answer
 
 _IMAGE = re.compile(r"data:[\w./+-]+;base64,[A-Za-z0-9+/=]*|[A-Za-z0-9+/=]{200,}")
 _KEY = re.compile(r"(?i)\b(?:authorization|api[-_ ]?key)\W{1,5}(?:bearer\s+)?\S+|\bbearer\s+\S+|\bsk-[\w-]{6,}")
 
 
-def clean(message: object) -> str:
-    """Text of an error for a log or a status table: image data and whatever looks like a key are taken out, length is bounded."""
-    text = _KEY.sub("<key>", _IMAGE.sub("<image>", str(message)[: 64 * MESSAGE_LIMIT]))
+def clean(message: object, limit: int = MESSAGE_LIMIT) -> str:
+    """Text of an error for a log or a status table: image data and whatever looks like a key are taken out, at most `limit` characters."""
+    text = _KEY.sub("<key>", _IMAGE.sub("<image>", str(message)[: 64 * limit]))
     text = " ".join(text.split())
-    return text if len(text) <= MESSAGE_LIMIT else text[: MESSAGE_LIMIT - 3] + "..."
+    return text if len(text) <= limit else text[: limit - 3] + "..."
 
 
 def log_failure(event: str, **fields: Any) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from faithful_rl.config import ConfigError
-from faithful_rl.judge_pool.failure_log import clean, log_failure
+from faithful_rl.judge_pool.failure_log import START_MESSAGE_LIMIT, clean, log_failure
 from faithful_rl.judge_pool.messages import Answer, Health, State, Verdicts
 from faithful_rl.judge_pool.metrics import Tally
 from faithful_rl.judge_pool.queue import Busy, Draining, Turns
@@ -177,7 +177,7 @@ class Replica:
             raise
         except Exception as error:  # noqa: BLE001  whatever keeps a backend from starting is told to callers and in `status`
             known = isinstance(error, ConfigError | JudgeFailure)
-            self._message = clean(error if known else f"{type(error).__name__}: {error}")
+            self._message = clean(error if known else f"{type(error).__name__}: {error}", START_MESSAGE_LIMIT)
             self._state = State.FAILED
             log_failure("backend_not_started", replica=self.name, message=self._message)
             self._backend = backend  # so that what was half started is ended

@@ -46,4 +46,7 @@ def _built(judge: str, own: JudgeConfig) -> JudgeBackend:
     try:
         return build_backend({"backend": own.backend, **own.options})
     except ConfigError as error:
-        raise ConfigError(f"faithful_rl.judges.{judge}.options, {error.key}", error.found, error.expected, error.fix) from error
+        here = f"faithful_rl.judges.{judge}"
+        options = here + ".options."  # where the backend's own keys stand in a recipe; it names them after itself
+        key = error.key.replace(f"{own.backend}.", options, 1) if error.key.startswith(own.backend) else f"{here}: {error.key}"
+        raise ConfigError(key, error.found, error.expected, error.fix.replace(f"{own.backend}.", options)) from error

@@ -171,6 +171,12 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         "faithful_rl.constraints.consistency.threshold: found 1.5, expected a number in [0, 1]. "
         "Change faithful_rl.constraints.consistency.threshold.",
     ),
+    "a judge without its endpoint": (
+        nothing,
+        ["faithful_rl.judges.grounding.backend=openai"],
+        "faithful_rl.judges.grounding.options.base_url: found nothing, expected text such as http://127.0.0.1:8000/v1. "
+        "Set faithful_rl.judges.grounding.options.base_url.",
+    ),
     "too few logical CPUs": (
         nothing,
         ["ray_kwargs.ray_init.num_cpus=4"],
