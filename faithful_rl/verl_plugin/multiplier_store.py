@@ -14,6 +14,7 @@ from typing import Any
 
 import ray
 
+from faithful_rl.judge_pool import NAMESPACE as JUDGES_NAMESPACE
 from faithful_rl.run_directory import read_json, write_json
 
 NAME = "multiplier-store"
@@ -60,7 +61,7 @@ def connect(namespace: str | None = None) -> Any:
 
 
 def read_run(run_dir: Path) -> dict[str, Any]:
-    """Join the cluster of the run in `run_dir` and read its store; also lists the run's named actors.
+    """Join the cluster of the run in `run_dir` and read its store; also lists the run's named actors, and the judges of the cluster.
 
     Raises:
         ValueError: the run has not started its actors yet, or its store is gone.
@@ -72,7 +73,8 @@ def read_run(run_dir: Path) -> dict[str, Any]:
     ray.init(address=where["address"], namespace=where["namespace"], log_to_driver=False)
     try:
         state: dict[str, Any] = ray.get(connect().read.remote(), timeout=60)
-        return {**state, "actors": sorted(ray.util.list_named_actors())}
+        everyone = ray.util.list_named_actors(all_namespaces=True)
+        return {**state, "actors": sorted(one["name"] for one in everyone if one["namespace"] in (where["namespace"], JUDGES_NAMESPACE))}
     finally:
         ray.shutdown()
 

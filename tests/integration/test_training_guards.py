@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -66,7 +67,9 @@ def test_multipliers_are_read_by_another_process_with_their_step(observed: Obser
 
 
 def test_judges_are_named_actors_of_their_own(observed: Observed) -> None:
-    assert {"judge-consistency-0", "judge-grounding-0", "multiplier-store"} <= observed.actors
+    assert "multiplier-store" in observed.actors
+    judges = {name for name in observed.actors if re.fullmatch(r"run-\w+-(consistency|grounding)-0", name)}
+    assert len(judges) == 2  # in a pool that bears the Ray job's name
 
 
 def test_steps_with_nan_are_skipped_named_and_leave_the_weights_alone(observed: Observed) -> None:
