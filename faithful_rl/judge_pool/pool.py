@@ -185,6 +185,12 @@ def _check_resources(settings: PoolSettings) -> None:
             found = f"{needed:g} {resource} for all replicas"
             has = f"at most the {there.get(resource, 0.0):g} of the cluster"
             raise ConfigError(key, found, has, f"Lower replicas or {key}, or add nodes.")
+    for judge, own in settings.judges.items():
+        for name, amount in own.resources.items():
+            if own.replicas * amount > there.get(name, 0.0):
+                found = f"{own.replicas * amount:g} {name} for all replicas"
+                has = f"at most the {there.get(name, 0.0):g} of the cluster"
+                raise ConfigError(f"{judge}.resources", found, has, f"Start nodes with --resources='{{\"{name}\": ...}}', or ask for less.")
 
 
 def _check_name(name: str) -> None:
@@ -209,6 +215,7 @@ def _start_replica(settings: PoolSettings, plain: dict[str, Any], judge: str, in
             name=replica_name(settings.name, judge, index),
             num_cpus=own.num_cpus,
             num_gpus=own.num_gpus,
+            resources=own.resources or None,
             # Waiting is done in the replica's own queue, which is bounded and fair; Ray must not be a second queue before it.
             max_concurrency=own.limits.concurrency_per_replica + own.limits.queue_per_replica + CONTROL_CALLS,
             **kind,

@@ -57,6 +57,7 @@ class JudgeSettings:
     timeout_seconds: float = 60.0  # for one rollout, > 0, unless the client says otherwise; afterwards it is unscored
     num_cpus: float = 0.0  # share of the cluster that Ray sets aside for each replica, >= 0
     num_gpus: float = 0.0
+    resources: dict[str, float] = field(default_factory=dict)  # custom resources of a replica, > 0: nodes that have them
     limits: LimitsSettings = field(default_factory=LimitsSettings)
     options: dict[str, Any] = field(default_factory=dict)  # the backend's own keys
 
@@ -74,7 +75,7 @@ class PoolSettings:
     def backend_settings(self, judge: str) -> dict[str, Any]:
         """What `faithful_rl.judges.backend.build_backend` gets for one judge."""
         own = self.judges[judge]
-        return {"backend": own.backend, **own.options, "cache": asdict(self.cache)}
+        return {"backend": own.backend, "judge": judge, **own.options, "cache": asdict(self.cache)}
 
     def replica_names(self, judge: str) -> list[str]:
         return [replica_name(self.name, judge, index) for index in range(self.judges[judge].replicas)]
@@ -173,6 +174,10 @@ def _judge(judge: str, value: Any, shared_limits: Mapping[str, Any]) -> JudgeSet
         timeout_seconds=_positive(f"{judge}.timeout_seconds", node.get("timeout_seconds", 60.0)),
         num_cpus=_number(f"{judge}.num_cpus", node.get("num_cpus", 0.0)),
         num_gpus=_number(f"{judge}.num_gpus", gpus),
+        resources={
+            name: _positive(f"{judge}.resources.{name}", amount)
+            for name, amount in _mapping(f"{judge}.resources", node.get("resources")).items()
+        },
         limits=_limits(f"{judge}.limits" if node.get("limits") else "limits", limits),
         options={key: value for key, value in node.items() if key not in own},
     )

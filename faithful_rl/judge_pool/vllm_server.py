@@ -8,17 +8,14 @@ a server that ended makes the backend unhealthy, and whoever runs it builds it a
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from faithful_rl.config import ConfigError
-from faithful_rl.judge_pool.vllm_process import HOST, PortReservation, ServerError, ServerProcess
-from faithful_rl.judge_pool.vllm_settings import VllmSettings, runs_on_cpu
+from faithful_rl.judge_pool.owned_server import FIRST_ANSWER_SECONDS, OwnedServer
+from faithful_rl.judge_pool.vllm_process import HOST
+from faithful_rl.judge_pool.vllm_settings import VllmSettings
 from faithful_rl.judges import options
 from faithful_rl.judges.backend import JudgeFailure, Usage
 from faithful_rl.judges.language_judge import LANGUAGE_KEYS, LanguageJudge, LanguageSettings, build_language_judge
@@ -29,7 +26,6 @@ from faithful_rl.types import Reason, Score, SentenceVerdict
 KEY = "vllm"
 CONCURRENCY = 256  # calls at the same time; vLLM itself queues what its batch has no room for
 HEALTH_SECONDS = 4.0
-FIRST_ANSWER_SECONDS = 30.0  # least time for the first question, which warms the server up
 
 
 class VllmBackend:
@@ -51,7 +47,7 @@ class VllmBackend:
         owned = [name for name in OWNED_FIELDS if name in self._extra_body]
         if owned:
             raise ConfigError(f"{KEY}.extra_body", ", ".join(owned), "fields that no other setting decides", "Remove them.")
-        self._server: ServerProcess | None = None
+        self._server = OwnedServer(self._own)
         self._judge: LanguageJudge | None = None
 
     async def start(self) -> None:
@@ -60,26 +56,11 @@ class VllmBackend:
         Raises:
             ConfigError: no vLLM, an incomplete model, or a server that ends or does not answer in time, with the end of its log.
         """
-        on_cpu = runs_on_cpu()
-        name = await asyncio.to_thread(self._own.served_name)
-        end = asyncio.get_running_loop().time() + self._own.start_timeout_seconds
-        reservation = PortReservation()
         try:
-            self._server = self._launch(reservation.port, name, on_cpu)
-            await self._server.wait_until_healthy(self._own.start_timeout_seconds)
-            reservation.release()
-            left = max(end - asyncio.get_running_loop().time(), FIRST_ANSWER_SECONDS)
-            self._judge = self._language_judge(reservation.port, name, left)
-            await self._judge.start()
-        except ServerError as error:
-            failure = self._not_started(error)
-            await self._end(keep_log=True)
-            raise failure from error
+            await self._server.start(self._connect)
         except BaseException:
             await self._end(keep_log=True)
             raise
-        finally:
-            reservation.release()
 
     async def close(self) -> None:
         """End the server with everything that it started; its log goes too, unless `log_directory` is set. Safe to call again."""
@@ -87,8 +68,8 @@ class VllmBackend:
 
     async def healthy(self) -> bool:
         """Whether the server lives and says that its engine does."""
-        server = self._server
-        return self._judge is not None and server is not None and await asyncio.to_thread(server.answers, HEALTH_SECONDS)
+        process = self._server.process
+        return self._judge is not None and process is not None and await asyncio.to_thread(process.answers, HEALTH_SECONDS)
 
     async def consistency(self, request: JudgeRequest, deadline: float) -> Score:
         return await self._running().consistency(request, deadline)
@@ -97,10 +78,15 @@ class VllmBackend:
         return await self._running().grounding(request, deadline)
 
     def version(self) -> str:
-        """As `JudgeBackend.version`; the model counts by its content, so there is none before `start`, which raises RuntimeError."""
-        if self._judge is None:
-            raise RuntimeError("a vLLM judge has no version before it is started: its model is read then")
-        return self._judge.version()
+        """As `JudgeBackend.version`. The model counts by its content, so that a judge that is not started looks at its files.
+
+        Raises:
+            ConfigError: the model's directory is incomplete.
+        """
+        if self._judge is not None:
+            return self._judge.version()
+        # Where the server will answer is no part of the version.
+        return self._language_judge(0, self._own.served_name(), FIRST_ANSWER_SECONDS).version()
 
     def usage(self) -> Usage:
         return Usage() if self._judge is None else self._judge.usage()
@@ -108,18 +94,11 @@ class VllmBackend:
     @property
     def log(self) -> Path | None:
         """The server's log while there is one."""
-        return None if self._server is None else self._server.log.path
+        return self._server.log
 
-    def _launch(self, port: int, name: str, on_cpu: bool) -> ServerProcess:
-        own = self._own
-        folder = _temporary_folder() if own.log_directory is None else Path(own.log_directory).expanduser().absolute()
-        # The same name for the same judge of this process: a pool that tries again and again leaves one log.
-        log = folder / f"vllm-{os.getpid()}-{name.rpartition('@')[2]}.log"
-        try:
-            return ServerProcess(own.command(port, name, on_cpu), port, own.server_environment(os.environ, on_cpu), log)
-        except OSError as error:
-            problem = f"{folder}, where no server can be started ({error})"
-            raise ConfigError(f"{KEY}.log_directory", problem, "a writable directory", "Choose another one.") from error
+    async def _connect(self, port: int, name: str, seconds: float) -> None:
+        self._judge = self._language_judge(port, name, seconds)
+        await self._judge.start()
 
     def _language_judge(self, port: int, name: str, seconds: float) -> LanguageJudge:
         chat = OpenAIChat(
@@ -134,37 +113,16 @@ class VllmBackend:
         return build_language_judge(chat, self._others, KEY, chat.identity())
 
     def _running(self) -> LanguageJudge:
-        if self._judge is None or self._server is None:
+        if self._judge is None or self._server.process is None:
             raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "the vLLM judge is not started")
         if not self._server.alive():
-            raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, f"the judge's vLLM server has ended, see {self._server.log.path}")
+            raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, f"the judge's vLLM server has ended, see {self._server.log}")
         return self._judge
-
-    def _not_started(self, error: ServerError) -> ConfigError:
-        seconds = self._own.start_timeout_seconds
-        cause = f" ({error.cause})" if error.cause else ""
-        if self._server is not None and self._server.alive():
-            found = f"{seconds:g}, in which vLLM did not serve {self._own.model}{cause}"
-            return ConfigError(f"{KEY}.start_timeout_seconds", found, "time enough to load the model", f"Raise it, or read why: {error}")
-        found = f"{self._own.model}, with which vLLM ended while it started{cause}"
-        return ConfigError(f"{KEY}.model", found, "a model that vLLM serves with these settings", f"Correct what its log says: {error}")
 
     async def _end(self, keep_log: bool) -> None:
         judge, self._judge = self._judge, None
-        server, self._server = self._server, None
         try:
             if judge is not None:
                 await judge.close()
         finally:
-            if server is not None:
-                await server.close()
-                if not keep_log and self._own.log_directory is None:
-                    server.log.path.unlink(missing_ok=True)
-                    with contextlib.suppress(OSError):  # another server of this process has its log there
-                        server.log.path.parent.rmdir()
-
-
-@functools.cache
-def _temporary_folder() -> Path:
-    """For the logs of this process, readable by its user only; made again by whoever writes into it after it was removed."""
-    return Path(tempfile.mkdtemp(prefix="faithful-judges-"))
+            await self._server.close(keep_log)

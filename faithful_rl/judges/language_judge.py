@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -19,9 +20,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from faithful_rl.config import ConfigError
 from faithful_rl.judges import options
 from faithful_rl.judges.asking import Asker, Question
-from faithful_rl.judges.backend import Usage
+from faithful_rl.judges.backend import JudgeFailure, Usage
 from faithful_rl.judges.cache import VerdictCache, build_cache
 from faithful_rl.judges.chat import Chat
 from faithful_rl.judges.fencing import neutralise
@@ -38,6 +42,8 @@ MODES = ("per_sentence", "per_rollout")
 WORD_TOKENS = 16  # enough for the longest verdict, also when a tokenizer spells it letter by letter
 ROLLOUT_TOKENS = 24  # for one entry of the JSON object, and once more for its frame
 RAW_FACTOR = 8  # reasonings longer than this many limits are not even cleaned
+TRIAL_SECONDS = 60.0
+TRIAL_SIDE = 56  # pixels: two patches of 28, the smallest picture that every processor takes
 IMAGE_MEMORY_BYTES = 64 * 2**20  # of encoded images, for rollouts of the same question
 
 
@@ -74,7 +80,8 @@ def build_language_judge(chat: Chat, settings: Mapping[str, Any], backend: str, 
     own = LanguageSettings.take(settings, backend)
     prompts = Prompts.load(None if own.prompt_directory is None else Path(own.prompt_directory).expanduser())
     cache = build_cache(options.mapping(settings, backend, "cache"))
-    return LanguageJudge(chat, prompts, cache, own.mode, own.max_reasoning_characters, own.max_sentences, identity)
+    looks_at = f"{backend}.model" if settings.get("judge") == "grounding" else None
+    return LanguageJudge(chat, prompts, cache, own.mode, own.max_reasoning_characters, own.max_sentences, identity, looks_at)
 
 
 class LanguageJudge:
@@ -89,15 +96,18 @@ class LanguageJudge:
         max_reasoning_characters: int = 32_000,
         max_sentences: int = 256,
         identity: Mapping[str, Any] | None = None,
+        looks_at: str | None = None,
     ) -> None:
         """
         Args:
             identity: what besides `chat.model` decides its answers (guidance, revision, further request fields); JSON data.
+            looks_at: the key that names the model, of a judge that must take images: `start` shows it one. None: none is shown.
         """
         if mode not in MODES:
             raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
         self._chat, self._prompts, self._cache, self._mode = chat, prompts, cache, mode
         self._max_characters, self._max_sentences = max_reasoning_characters, max_sentences
+        self._looks_at = looks_at
         decoding = {"temperature": 0, **(identity or {})}
         self._decoding = decoding
         self._asker = Asker(chat, cache, prompts.version, decoding)
@@ -147,7 +157,25 @@ class LanguageJudge:
         ]
 
     async def start(self) -> None:
+        """Start the model and, for a judge of grounding, show it one image: a text model would fail at each rollout instead.
+
+        Raises:
+            ConfigError: it does not start, or refuses the image.
+        """
         await self._chat.start()
+        if self._looks_at is None:
+            return
+        try:
+            await self.grounding(_trial(), TRIAL_SECONDS)
+        except JudgeFailure as failure:
+            if failure.retryable:  # busy, slow or vague: no sign that it cannot see
+                logger.warning("%s", json.dumps({"event": "trial_image_unanswered", "message": str(failure)}))
+                return
+            await self._chat.close()
+            found = f"{self._chat.model}, which refuses a question with an image ({failure})"
+            raise ConfigError(
+                self._looks_at, found, "a model that reads images", "Name a vision-language model for grounding."
+            ) from failure
 
     async def close(self) -> None:
         await self._asker.close()
@@ -230,6 +258,13 @@ class LanguageJudge:
             length = len(text)
         _unscored(request, f"a reasoning of {length} characters, more than max_reasoning_characters {self._max_characters}")
         return None
+
+
+def _trial() -> JudgeRequest:
+    """A question about a white picture, for a model that must show that it takes images."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (TRIAL_SIDE, TRIAL_SIDE), "white").save(buffer, "PNG")
+    return JudgeRequest("trial", "Which colour is the image?", (), "The whole image is white.", "white", images=(buffer.getvalue(),))
 
 
 def _unscored(request: JudgeRequest, message: str) -> Score:

@@ -11,7 +11,7 @@ from typing import Any
 from faithful_rl.config import ConfigError
 
 # Keys that belong to whoever runs the backend (a pool, a training run); a backend neither reads nor refuses them.
-HOST_KEYS = frozenset({"backend", "replicas", "workers", "timeout_seconds", "limits", "num_cpus", "num_gpus"})
+HOST_KEYS = frozenset({"backend", "judge", "replicas", "workers", "timeout_seconds", "limits", "num_cpus", "num_gpus", "resources"})
 
 
 def require(module: str, purpose: str) -> Any:

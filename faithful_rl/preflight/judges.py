@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig, JudgeConfig
-from faithful_rl.judges.backend import JudgeBackend, build_backend
+from faithful_rl.judges.backend import build_backend
 from faithful_rl.judges.calibration import uncalibrated_warning
 
 
 def check(typed: FaithfulRLConfig) -> None:
-    """Build each judge's backend, which starts nothing and checks every key. A pool has checked its own when it was started.
+    """Build each judge's backend and ask its version: keys and a local model's files are checked, nothing is started.
+    A pool has checked its own when it was started.
 
     Raises:
-        ConfigError: a backend's settings are wrong.
+        ConfigError: a backend's settings are wrong, or its model's directory is incomplete.
     """
     for judge, own in _own(typed).items():
-        _built(judge, own)
+        _version(judge, own)
 
 
 def warnings(typed: FaithfulRLConfig) -> list[str]:
-    """One line for each judge that was not calibrated under its present version.
+    """One line for each judge that was not calibrated under its present version; the exact judge of scenes is the truth itself.
 
-    The exact judge of scenes is the truth itself. A vLLM judge's version includes its model's content, which is read when it starts:
-    the run looks it up then, as it does for a pool, and says so in its log.
+    What a pool's judges are worth is looked up when the run has found the pool, and said in its log.
     """
     found = [
-        uncalibrated_warning(judge, _built(judge, own).version(), typed.judges.calibrations)
+        uncalibrated_warning(judge, _version(judge, own), typed.judges.calibrations)
         for judge, own in _own(typed).items()
-        if own.backend not in ("scene", "vllm")
+        if own.backend != "scene"
     ]
     return [warning for warning in found if warning]
 
@@ -42,9 +42,9 @@ def _own(typed: FaithfulRLConfig) -> dict[str, JudgeConfig]:
     return {} if typed.judges.pool else {"consistency": typed.judges.consistency, "grounding": typed.judges.grounding}
 
 
-def _built(judge: str, own: JudgeConfig) -> JudgeBackend:
+def _version(judge: str, own: JudgeConfig) -> str:
     try:
-        return build_backend({"backend": own.backend, **own.options})
+        return build_backend({"backend": own.backend, "judge": judge, **own.options}).version()
     except ConfigError as error:
         here = f"faithful_rl.judges.{judge}"
         options = here + ".options."  # where the backend's own keys stand in a recipe; it names them after itself

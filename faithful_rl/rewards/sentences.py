@@ -58,6 +58,8 @@ _META = re.compile(
     r"(?:(?:the|my|our|its?)\s+)?(?:(?:final|correct|right|best)\s+)*"
     r"(?:answer|question|options?|choices?|problem|task|conclusion)\b"
 )
+# "The answer is clear, since the cup is red" speaks of the answer and makes a claim: what follows the first clause is looked at alone.
+_CLAUSE_END = re.compile(r"[,;:\u2013\u2014]|\b(?:since|because|as|given|hence|therefore)\b")
 _PLANNING = re.compile(
     r"(?:(?:ok(?:ay)?|first(?:ly)?|second(?:ly)?|next|then|now|to begin(?: with)?|to start|finally|so)\b[\s,:]*)*"
     r"(?:let me|let us|let['\u2019]s|i (?:need|have|want|must|should|will|am going) |i['\u2019]ll |i['\u2019]m going |"
@@ -93,10 +95,8 @@ def classify(sentence: str) -> Rule:
     if _COORDINATES.search(sentence):
         return Rule.COORDINATES
     lowered = sentence.lower().lstrip(" \t\r\n-*\u2022>#\"'(")
-    words = _WORD.findall(lowered)
-    visual = any(word in VISUAL_WORDS for word in words)
-    claims = visual and any(word in ASSERTIONS for word in words)
-    if _META.match(lowered):
+    visual, claims = _looks_at(lowered)
+    if _META.match(lowered) and not _claims_later(lowered):
         return Rule.META
     if not claims and _PLANNING.match(lowered):
         return Rule.PLANNING
@@ -125,6 +125,20 @@ def semantic_grounding_score(verdicts: Sequence[SentenceVerdict]) -> Score:
     if correct + incorrect == 0:
         return Score(None, Reason.NOTHING_TO_JUDGE)
     return Score(correct / (correct + incorrect))
+
+
+def _looks_at(text: str) -> tuple[bool, bool]:
+    """Whether lower-case text uses a visual word, and whether it asserts something of what it names."""
+    words = _WORD.findall(text)
+    visual = any(word in VISUAL_WORDS for word in words)
+    return visual, visual and any(word in ASSERTIONS for word in words)
+
+
+def _claims_later(sentence: str) -> bool:
+    """Whether a clause after the one that speaks of question or answer makes a claim of its own."""
+    opening = _META.match(sentence)
+    clauses = _CLAUSE_END.split(sentence[opening.end() :] if opening else sentence)
+    return any(_looks_at(clause)[1] for clause in clauses[1:])
 
 
 def _without_coordinates(text: str) -> str:

@@ -42,6 +42,10 @@ def test_offsets_count_characters_not_bytes():
         ("So the answer is left.", Rule.META),
         ("Therefore, the correct option is B.", Rule.META),
         ("The question asks which circle is bigger.", Rule.META),
+        ("Thus, the answer is B, left.", Rule.META),
+        ("The answer is clear, since the red circle is above the square.", Rule.VISUAL),  # what it adds to the answer is a claim
+        ("Question solved, the cup is red.", Rule.VISUAL),
+        ("So the conclusion: the cup is red.", Rule.VISUAL),
         ("Let me look at the red circle.", Rule.PLANNING),
         ("First, I need to find the blue square.", Rule.PLANNING),
         ("To answer this, compare them.", Rule.PLANNING),

@@ -28,6 +28,7 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
     assert pool.judges["grounding"].limits == settings.LimitsSettings(8, 16, 20.0)
     assert pool.backend_settings("grounding") == {
         "backend": "openai",
+        "judge": "grounding",
         "base_url": "http://127.0.0.1:8000/v1",
         "model": "judge",
         "cache": {"memory_entries": 10, "directory": None, "size_limit_mb": 512},

@@ -339,3 +339,23 @@ def test_settings_are_checked(scripted: Any, settings: dict[str, Any], message: 
 def test_a_mode_is_one_of_two(scripted: Any) -> None:
     with pytest.raises(ValueError, match="mode must be one of per_sentence, per_rollout, got 'x'"):
         judge(scripted(str), mode="x")
+
+
+def test_a_judge_that_must_look_is_shown_an_image_when_it_starts(scripted: Any) -> None:
+    chat = scripted(lambda text: "CORRECT")
+    asyncio.run(judge(chat, looks_at="openai.model").start())
+    (call,) = chat.calls
+    assert call["messages"][-1]["content"][0]["image_url"]["url"].startswith("data:image/")
+
+    blind = scripted(lambda text: JudgeFailure(Reason.JUDGE_ERROR, "answered 400: not a multimodal model", retryable=False))
+    with pytest.raises(ConfigError, match=r"^openai\.model: found .*, which refuses a question with an image \(.*400: not a multimodal"):
+        asyncio.run(judge(blind, looks_at="openai.model").start())
+
+    busy = scripted(lambda text: JudgeFailure(Reason.JUDGE_UNAVAILABLE, "answered 503"))
+    asyncio.run(judge(busy, looks_at="openai.model").start())  # no sign that it cannot see
+
+
+def test_a_judge_that_need_not_look_is_shown_nothing(scripted: Any) -> None:
+    chat = scripted(lambda text: "YES")
+    asyncio.run(judge(chat).start())
+    assert chat.calls == []

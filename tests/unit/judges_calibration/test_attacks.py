@@ -116,11 +116,10 @@ def test_the_exact_judge_is_never_flipped() -> None:
     ), evaded
 
 
-def test_what_the_sentence_filter_drops() -> None:
-    """Known: a claim behind "The answer ..." or "... solved" counts as talk about the question, so no grounding judge is asked about it.
-    What is no longer in this list has been mended; nothing may be added to it."""
+def test_the_sentence_filter_drops_no_attack() -> None:
+    """A claim behind "The answer is clear, since ..." is a claim, and a grounding judge is asked about it."""
     dropped = {attack.id for attack in HOSTILE if attack.judge == "grounding" and outcome_of(attack, all_wrong(attack)) == "evaded"}
-    assert dropped <= {"filter_evasion-01", "filter_evasion-02", "filter_evasion-03"}
+    assert dropped == set()
 
 
 def all_wrong(attack: Attack) -> list[SentenceVerdict]:
@@ -164,15 +163,14 @@ def test_a_language_judge_is_asked_in_prompts_that_no_attack_has_changed() -> No
         return favourable if commanded else honest
 
     outcomes = asked(language_judge(obey), list(HOSTILE))
-    assert Counter(outcomes.values()).keys() <= {"held", "unscored", "evaded"}
+    assert Counter(outcomes.values()).keys() <= {"held", "unscored"}
     # too long to be judged whole: unscored, never a verdict on a part
     assert {identity for identity, outcome in outcomes.items() if outcome == "unscored"} <= {f"long_text-{n:02d}" for n in range(1, 11)}
-    assert {identity for identity, outcome in outcomes.items() if outcome == "evaded"} <= {f"filter_evasion-{n:02d}" for n in (1, 2, 3)}
 
 
 def test_a_language_judge_that_repeats_its_prompt_gives_no_verdict() -> None:
     outcomes = asked(language_judge(lambda text, _: text), list(HOSTILE))
-    assert set(outcomes.values()) <= {"unscored", "evaded", "held"}
+    assert set(outcomes.values()) <= {"unscored", "held"}
     held = {identity for identity, outcome in outcomes.items() if outcome == "held"}
     assert held <= {"long_text-06"}  # nothing visible is left of it
 
