@@ -19,7 +19,8 @@ LOG_LINES = 25
 
 # What a process does, by the beginning of its command line; Ray and vLLM set these titles.
 ROLES = (
-    ("ray::JudgeWorker", "judges"),
+    ("ray::Replica", "judges"),
+    ("ray::Registry", "judges"),
     ("ray::RewardLoopWorker", "rewards"),
     ("ray::WorkerDict", "training"),
     ("ray::vLLM", "rollout"),

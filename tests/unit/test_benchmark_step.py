@@ -10,6 +10,8 @@ from rich.console import Console
 
 from benchmarks.step import __main__ as step
 from benchmarks.step import processes, summary
+from faithful_rl.judge_pool.registry import Registry
+from faithful_rl.judge_pool.replica import Replica
 
 
 def run(*seconds: float, judges: float = 0.0, cpu: float = 2.0) -> list[dict[str, float]]:
@@ -136,7 +138,8 @@ def test_rows_of_both_formats(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("title", "role"),
     [
-        ("ray::JudgeWorker.judge_grounding", "judges"),
+        (f"ray::{Replica.__name__}.ask", "judges"),  # what Ray makes of the class's name
+        (f"ray::{Registry.__name__}.describe", "judges"),
         ("ray::CpuVllmHttpServer", "rollout"),
         ("VLLM::EngineCore", "rollout"),
         ("ray::WorkerDict.actor_update", "training"),
