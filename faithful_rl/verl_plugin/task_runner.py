@@ -69,7 +69,7 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
                 multiplier_store.write_cluster_file(run_dir)
                 judges = judge_workers.start(settings_of(config.faithful_rl.judges))
                 self._started.update(store=store, judges=judges)  # handles keep the actors alive
-            self._control = RunControl(run_dir, watchdog, store)
+            self._control = RunControl(run_dir, watchdog, store, judges.ceilings)
             with watchdog.phase("start of workers and servers"):
                 self._drive(config)
         finally:
@@ -154,7 +154,9 @@ def prepare(config: DictConfig) -> DictConfig:
         agent.agent_loop_manager_class = agent.get("agent_loop_manager_class") or AGENT_LOOP_MANAGER
         kwargs = config.ray_kwargs.ray_init
         kwargs.namespace = kwargs.get("namespace") or namespace(Path(config.faithful_rl.output_dir))
-        if os.environ.get("RAY_ADDRESS"):
+        # Left open, Ray would join whatever cluster was started on this machine last, somebody else's for example.
+        kwargs.address = kwargs.get("address") or os.environ.get("RAY_ADDRESS") or "local"
+        if kwargs.address != "local":
             join_cluster(config)
     reference_policy.drop_unused_reference(config)
     return config

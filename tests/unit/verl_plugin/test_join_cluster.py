@@ -26,6 +26,7 @@ def test_a_cluster_of_its_own_gets_its_processors(monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     found = prepared(monkeypatch)
     assert (found["num_cpus"], found["num_gpus"]) == (16, 1)
+    assert found["address"] == "local"  # not whatever cluster somebody started on this machine
     assert not (found.get("runtime_env") or {}).get("env_vars")
 
 
@@ -34,11 +35,19 @@ def test_a_cluster_that_runs_already_keeps_its_own_and_gets_the_environment(monk
     found = prepared(
         monkeypatch, "+ray_kwargs.ray_init.runtime_env.env_vars.MINE=1", "+ray_kwargs.ray_init.runtime_env.env_vars.OMP_NUM_THREADS=3"
     )
+    assert found["address"] == "127.0.0.1:6379"
     assert not set(found) & set(task_runner.LOCAL_CLUSTER_KEYS)
     variables = found["runtime_env"]["env_vars"]
     assert variables["VERL_PLATFORM"] == "cpu"  # of the driver
     assert str(variables["MINE"]) == "1"  # of the user
     assert str(variables["OMP_NUM_THREADS"]) == "3"  # the user's word counts more than the driver's
+
+
+def test_an_address_in_the_recipe_names_a_cluster_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    found = prepared(monkeypatch, "+ray_kwargs.ray_init.address=auto")
+    assert found["address"] == "auto"
+    assert "num_cpus" not in found
 
 
 def test_a_users_mistake_crosses_processes_as_itself() -> None:
