@@ -27,7 +27,10 @@ class Multiplier(Protocol):
         """The value is at its upper bound, so that further violation has no effect."""
 
     def update(self, violation: float) -> None:
-        """One step after a batch with this violation, threshold minus score."""
+        """One step after a batch with this violation: how far the score is on the wrong side of its threshold, < 0 where it holds."""
+
+    def advance(self, step: int) -> None:
+        """Training step `step` (counted from 1) ends, measured or not: the value becomes that of step + 1."""
 
     def state_dict(self) -> State:
         """Everything that `load_state_dict` needs to continue bit for bit; contains `kind`."""
@@ -40,8 +43,14 @@ class Multiplier(Protocol):
         """
 
 
-class _Bounded:
-    """What every multiplier has: a value in [0, maximum] and the number of rollouts below which the caller leaves it alone."""
+class BoundedMultiplier:
+    """What every multiplier has: a value in [0, maximum] and the number of rollouts below which the caller leaves it alone.
+
+    Raises:
+        ValueError: a start outside [0, maximum], a maximum that is not finite and above 0, or a negative minimum.
+    """
+
+    kind: ClassVar[str] = ""
 
     def __init__(self, start: float, maximum: float, min_applicable: int) -> None:
         _check_range(start, maximum, min_applicable)
@@ -57,8 +66,27 @@ class _Bounded:
     def min_applicable(self) -> int:
         return self._min_applicable
 
+    @property
+    def saturated(self) -> bool:
+        return self._value >= self._maximum
 
-class FixedMultiplier(_Bounded):
+    def advance(self, step: int) -> None:
+        """Only kinds that follow a schedule care about the step."""
+
+    def bounded(self, value: float) -> float:
+        """`value` moved into [0, maximum]."""
+        return min(self._maximum, max(0.0, value))
+
+    def state_dict(self) -> State:
+        return {"kind": self.kind, "value": self._value}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if state.get("kind") != self.kind:
+            raise ValueError(f"multiplier.kind is {self.kind!r} in the recipe and {state.get('kind')!r} in the checkpoint")
+        self._value = checked_number(state, "value", 0.0, self._maximum, "multiplier.maximum")
+
+
+class FixedMultiplier(BoundedMultiplier):
     """lambda_k stays at its start: scalarisation with a constant weight."""
 
     kind: ClassVar[str] = "fixed"
@@ -72,20 +100,19 @@ class FixedMultiplier(_Bounded):
 
     def update(self, violation: float) -> None:
         """Nothing moves; a violation that is not finite is still refused."""
-        _check_violation(violation)
-
-    def state_dict(self) -> State:
-        return {"kind": self.kind, "value": self._value}
+        check_violation(violation)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        value = _checked_state(state, self.kind, self._maximum)
-        if value != self._value:
+        mine = self._value
+        super().load_state_dict(state)
+        if self._value != mine:
+            theirs, self._value = self._value, mine
             raise ValueError(
-                f"fixed multiplier was {value} in the checkpoint and is {self._value} in the recipe: set multiplier.start={value} to resume"
+                f"fixed multiplier was {theirs} in the checkpoint and is {mine} in the recipe: set multiplier.start={theirs} to resume"
             )
 
 
-class DualAscent(_Bounded):
+class DualAscent(BoundedMultiplier):
     r"""Projected dual ascent (Eq. 4).
 
     $$\lambda_k \leftarrow \mathrm{clip}\left(\lambda_k + \eta\,(\tau_k - c_k),\ 0,\ \lambda_{\max}\right)$$
@@ -104,13 +131,7 @@ class DualAscent(_Bounded):
 
     def __init__(self, start: float = 1.0, step_size: float = 0.05, maximum: float = 5.0, min_applicable: int = 8) -> None:
         super().__init__(start, maximum, min_applicable)
-        if not (math.isfinite(step_size) and step_size > 0.0):
-            raise ValueError(f"multiplier.step_size must be finite and above 0, got {step_size}")
-        self._step_size = float(step_size)
-
-    @property
-    def saturated(self) -> bool:
-        return self._value >= self._maximum
+        self._step_size = checked_step_size(step_size)
 
     def update(self, violation: float) -> None:
         """Eq. 4 with violation = tau_k - c_k.
@@ -118,14 +139,8 @@ class DualAscent(_Bounded):
         Raises:
             ValueError: the violation is not finite.
         """
-        _check_violation(violation)
-        self._value = min(self._maximum, max(0.0, self._value + self._step_size * violation))
-
-    def state_dict(self) -> State:
-        return {"kind": self.kind, "value": self._value}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._value = _checked_state(state, self.kind, self._maximum)
+        check_violation(violation)
+        self._value = self.bounded(self._value + self._step_size * violation)
 
 
 _KINDS: dict[str, Callable[..., Multiplier]] = {}
@@ -148,10 +163,10 @@ def kinds() -> tuple[str, ...]:
 
 
 def build_multiplier(kind: str, **settings: Any) -> Multiplier:
-    """A multiplier of a registered kind.
+    """A multiplier of a registered kind. One node serves every kind: settings of another kind may be there with their neutral value.
 
     Raises:
-        ValueError: an unknown kind, an unknown setting, or a setting out of its range.
+        ValueError: an unknown kind, an unknown setting, one that this kind does not have, or one out of its range.
     """
     if kind not in _KINDS:
         raise ValueError(f"multiplier.kind is {kind!r}, expected one of {list(kinds())}")
@@ -161,13 +176,60 @@ def build_multiplier(kind: str, **settings: Any) -> Multiplier:
         raise ValueError(f"multiplier of kind {kind!r} got settings {sorted(settings)}: {error}") from error
 
 
-def _build_fixed(start: float = 1.0, maximum: float = 5.0, min_applicable: int = 0, step_size: float | None = None) -> Multiplier:
-    del step_size  # one recipe node serves every kind; a fixed multiplier takes no steps
-    return FixedMultiplier(start, maximum, min_applicable)
+NEUTRAL: dict[str, Any] = {"proportional": 0.0, "derivative": 0.0, "damping": 0.0, "schedule": None}
 
 
-register(DualAscent.kind, DualAscent)
-register(FixedMultiplier.kind, _build_fixed)
+def without_neutral(kind: str, settings: Mapping[str, Any], *, keep: tuple[str, ...] = (), ignore: tuple[str, ...] = ()) -> dict[str, Any]:
+    """`settings` less those of other kinds.
+
+    Args:
+        keep: settings of `NEUTRAL` that this kind has.
+        ignore: settings that this kind does not need, whatever their value.
+
+    Raises:
+        ValueError: a setting of another kind has been given a value.
+    """
+    foreign = [name for name, neutral in NEUTRAL.items() if name not in keep and settings.get(name, neutral) != neutral]
+    if foreign:
+        raise ValueError(
+            f"multiplier.{foreign[0]} is set, but multiplier.kind is {kind!r}, which has none: leave it out, or change the kind"
+        )
+    return {name: value for name, value in settings.items() if name not in ignore and (name not in NEUTRAL or name in keep)}
+
+
+register(DualAscent.kind, lambda **settings: DualAscent(**without_neutral("dual_ascent", settings)))
+# A fixed multiplier takes no steps.
+register(FixedMultiplier.kind, lambda **settings: FixedMultiplier(**without_neutral("fixed", settings, ignore=("step_size",))))
+
+
+def checked_step_size(step_size: float) -> float:
+    """eta, finite and above 0.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if not (math.isfinite(step_size) and step_size > 0.0):
+        raise ValueError(f"multiplier.step_size must be finite and above 0, got {step_size}")
+    return float(step_size)
+
+
+def check_violation(violation: float) -> None:
+    """Refuse a violation that is not finite."""
+    if not math.isfinite(violation):
+        raise ValueError(f"violation must be finite, got {violation}: leave the dual step out when a batch has no score")
+
+
+def checked_number(state: Mapping[str, Any], name: str, low: float, high: float, bound: str = "") -> float:
+    """A number of a saved state, in [low, high].
+
+    Raises:
+        ValueError: it is missing, no number, or out of range.
+    """
+    value = state.get(name)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not low <= value <= high:
+        what = "multiplier value" if name == "value" else f"multiplier {name}"
+        raise ValueError(f"{what} in the checkpoint must lie in [{low:g}, {high}]{f' ({bound})' if bound else ''}, found {value!r}")
+    return float(value)
 
 
 def _check_range(start: float, maximum: float, min_applicable: int) -> None:
@@ -177,17 +239,3 @@ def _check_range(start: float, maximum: float, min_applicable: int) -> None:
         raise ValueError(f"multiplier.start must lie in [0, {maximum}] (multiplier.maximum), got {start}")
     if min_applicable < 0:
         raise ValueError(f"multiplier.min_applicable must be at least 0 rollouts, got {min_applicable}")
-
-
-def _check_violation(violation: float) -> None:
-    if not math.isfinite(violation):
-        raise ValueError(f"violation must be finite, got {violation}: leave the dual step out when a batch has no score")
-
-
-def _checked_state(state: Mapping[str, Any], kind: str, maximum: float) -> float:
-    if state.get("kind") != kind:
-        raise ValueError(f"multiplier.kind is {kind!r} in the recipe and {state.get('kind')!r} in the checkpoint")
-    value = state.get("value")
-    if not isinstance(value, (int, float)) or not 0.0 <= value <= maximum:
-        raise ValueError(f"multiplier value in the checkpoint must lie in [0, {maximum}] (multiplier.maximum), found {value!r}")
-    return float(value)

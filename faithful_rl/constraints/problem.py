@@ -3,45 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy.typing as npt
 
 from faithful_rl.constraints.constraint import Constraint
-from faithful_rl.constraints.multiplier import Multiplier, State, build_multiplier
-from faithful_rl.constraints.statistics import applicability, constraint_score, signal_columns
+from faithful_rl.constraints.monitor import DEFAULT_PATIENCE
+from faithful_rl.constraints.multiplier import Multiplier, State
+from faithful_rl.constraints.tracked import ConstraintStep, TrackedConstraint
 
-STATE_VERSION = 1
+STATE_VERSION = 2
 DEFAULT_COVERAGE_FLOOR = 0.9
 
 
-class Frozen(StrEnum):
-    """Why a multiplier was left alone in a step."""
-
-    TOO_FEW_APPLICABLE = "too_few_applicable"  # fewer rollouts count than min_applicable, or none does
-    LOW_COVERAGE = "low_coverage"  # too many judge failures: what is left may be a biased sample
-
-
-@dataclass(frozen=True, slots=True)
-class ConstraintStep:
-    """One constraint in one dual step, for logs and metrics."""
-
-    name: str
-    threshold: float
-    score: float | None  # c_k of Eq. 5; None when no rollout counts
-    violation: float | None  # threshold - score, > 0 when violated
-    applicable: int  # rollouts that count, the divisor of Eq. 5
-    coverage: float  # in [0, 1], see statistics.applicability
-    multiplier: float  # before the step: the one that this batch's advantages use
-    multiplier_next: float
-    frozen: Frozen | None
-    saturated: bool  # multiplier_next is at its maximum
-
-
 class ConstrainedProblem:
-    """max E[R_task] subject to E[R_k] >= tau_k, with one multiplier for each constraint.
+    """max E[R_task] subject to E[R_k] >= tau_k or <= tau_k, with one multiplier for each constraint.
 
     No constraint at all is the task-only problem (plain GRPO).
 
@@ -65,68 +41,78 @@ class ConstrainedProblem:
             raise ValueError(f"constraint names must be unique, got {names}")
         if set(names) != set(multipliers):
             raise ValueError(f"every constraint needs one multiplier: constraints are {sorted(names)}, multipliers {sorted(multipliers)}")
-        if not 0.0 <= coverage_floor <= 1.0:
-            raise ValueError(f"coverage_floor must lie in [0, 1], got {coverage_floor}")
-        self._constraints = tuple(constraints)
-        self._multipliers = dict(multipliers)
-        self._coverage_floor = float(coverage_floor)
+        self._begin([TrackedConstraint(constraint, multipliers[constraint.name]) for constraint in constraints], coverage_floor)
 
     @classmethod
     def from_settings(
-        cls, constraints: Mapping[str, Mapping[str, Any]], coverage_floor: float = DEFAULT_COVERAGE_FLOOR
+        cls,
+        constraints: Mapping[str, Mapping[str, Any]],
+        coverage_floor: float = DEFAULT_COVERAGE_FLOOR,
+        patience: int = DEFAULT_PATIENCE,
     ) -> ConstrainedProblem:
-        """Build from a recipe's `constraints` node: {name: {threshold, mask, multiplier: {kind, start, ...}}}.
+        """Build from a recipe's `constraints` node, see `TrackedConstraint.from_settings`.
+
+        Args:
+            patience: steps in a row, >= 1, after which a constraint out of reach or without rollouts is reported.
 
         Raises:
             ValueError: a missing or unknown key, or a value out of its range; the message begins with the constraint's name.
         """
-        built: list[Constraint] = []
-        multipliers: dict[str, Multiplier] = {}
-        for name, settings in constraints.items():
-            if set(settings) != {"threshold", "mask", "multiplier"}:
-                raise ValueError(f"constraints.{name}: expected keys threshold, mask, multiplier, found {sorted(settings)}")
-            try:
-                built.append(Constraint(name, float(settings["threshold"]), str(settings["mask"])))
-                multipliers[name] = build_multiplier(**settings["multiplier"])
-            except (TypeError, ValueError) as error:
-                raise ValueError(f"constraints.{name}: {error}") from error
-        return cls(built, multipliers, coverage_floor)
+        problem = cls([], {}, coverage_floor)
+        problem._begin([TrackedConstraint.from_settings(name, own, patience) for name, own in constraints.items()], coverage_floor)
+        return problem
+
+    def _begin(self, tracked: Sequence[TrackedConstraint], coverage_floor: float) -> None:
+        if not 0.0 <= coverage_floor <= 1.0:
+            raise ValueError(f"coverage_floor must lie in [0, 1], got {coverage_floor}")
+        self._tracked = {one.constraint.name: one for one in tracked}
+        self._coverage_floor = float(coverage_floor)
+        self._steps = 0
 
     @property
     def constraints(self) -> tuple[Constraint, ...]:
-        return self._constraints
+        return tuple(one.constraint for one in self._tracked.values())
 
     @property
     def multipliers(self) -> dict[str, float]:
         """lambda_k by name, as they are now (a copy)."""
-        return {name: multiplier.value for name, multiplier in self._multipliers.items()}
+        return {name: one.multiplier.value for name, one in self._tracked.items()}
 
-    def dual_step(self, columns: Mapping[str, npt.ArrayLike]) -> dict[str, ConstraintStep]:
+    @property
+    def needs_sources(self) -> bool:
+        """Whether a constraint has thresholds by data source."""
+        return any(constraint.by_source for constraint in self.constraints)
+
+    def set_ceilings(self, ceilings: Mapping[str, float]) -> None:
+        """Scores that a perfect policy would be given, by constraint, for the report of one that looks infeasible."""
+        for name, one in self._tracked.items():
+            one.monitor.ceiling = ceilings.get(name)
+
+    def dual_step(
+        self, columns: Mapping[str, npt.ArrayLike], step: int | None = None, sources: npt.ArrayLike | None = None
+    ) -> dict[str, ConstraintStep]:
         """Score the batch (Eq. 5) and move each multiplier (Eq. 4). Call it after the batch's advantages are computed.
 
         All columns are read before any multiplier moves: after an error every multiplier is what it was.
 
         Args:
             columns: (B,) reward columns of the real rollouts, padding rows left out.
+            step: training step that ends with this batch, counted from 1, for what follows a schedule; without it, dual steps are counted.
+            sources: (B,) data source of each rollout, text; needed where `needs_sources`.
 
         Raises:
-            ColumnError: a column is missing, has the wrong length, or a scored value is not finite.
+            ColumnError: a column is missing, has the wrong length, or a scored value is not finite; sources are missing.
         """
-        measured = {constraint.name: self._measure(columns, constraint) for constraint in self._constraints}
-        return {constraint.name: self._step(constraint, *measured[constraint.name]) for constraint in self._constraints}
+        measured = {name: one.measure(columns, sources) for name, one in self._tracked.items()}
+        self._steps = self._steps + 1 if step is None else step
+        return {name: one.step(measured[name], self._steps, self._coverage_floor) for name, one in self._tracked.items()}
 
     def state_dict(self) -> State:
         """Multipliers with what they belong to, JSON-able and exact."""
         return {
             "version": STATE_VERSION,
-            "constraints": {
-                constraint.name: {
-                    "threshold": constraint.threshold,
-                    "mask": constraint.mask,
-                    "multiplier": self._multipliers[constraint.name].state_dict(),
-                }
-                for constraint in self._constraints
-            },
+            "steps": self._steps,
+            "constraints": {name: one.state_dict() for name, one in self._tracked.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -136,57 +122,25 @@ class ConstrainedProblem:
             ValueError: another version, other names, thresholds, masks or kinds, or a multiplier out of range.
         """
         if state.get("version") != STATE_VERSION:
-            raise ValueError(f"multiplier state has version {state.get('version')!r}, this code reads version {STATE_VERSION}")
-        saved = state.get("constraints")
-        names = sorted(constraint.name for constraint in self._constraints)
+            raise ValueError(
+                f"multiplier state has version {state.get('version')!r}, this code reads version {STATE_VERSION}: "
+                "continue the run with the version of faithful_rl that began it, or begin a new one"
+            )
+        saved, names = state.get("constraints"), sorted(self._tracked)
         if not isinstance(saved, Mapping) or sorted(saved) != names:
             found = sorted(saved) if isinstance(saved, Mapping) else saved
             raise ValueError(
                 f"the checkpoint holds multipliers of {found}, the recipe has constraints {names}: resume with the same recipe"
             )
-        for constraint in self._constraints:
-            for key, mine in (("threshold", constraint.threshold), ("mask", constraint.mask)):
-                theirs = saved[constraint.name].get(key)
-                if theirs != mine:
-                    raise ValueError(
-                        f"constraints.{constraint.name}.{key} is {mine!r} in the recipe and {theirs!r} in the checkpoint: "
-                        "resume with the same recipe"
-                    )
-        before = {name: multiplier.state_dict() for name, multiplier in self._multipliers.items()}
-        try:
-            for name, multiplier in self._multipliers.items():
-                multiplier.load_state_dict(saved[name].get("multiplier") or {})
-        except ValueError as error:
-            for other, multiplier in self._multipliers.items():
-                multiplier.load_state_dict(before[other])
-            raise ValueError(f"constraints.{name}: {error}") from error
-
-    @staticmethod
-    def _measure(columns: Mapping[str, npt.ArrayLike], constraint: Constraint) -> tuple[float | None, int, float]:
-        applies = applicability(columns, constraint)
-        score = constraint_score(signal_columns(columns, constraint.name).values, applies.counts)
-        return score, int(applies.counts.sum()), applies.coverage
-
-    def _step(self, constraint: Constraint, score: float | None, applicable: int, coverage: float) -> ConstraintStep:
-        multiplier = self._multipliers[constraint.name]
-        before = multiplier.value
-        violation = None if score is None else constraint.threshold - score
-        frozen: Frozen | None = None
-        if violation is None or applicable < multiplier.min_applicable:
-            frozen = Frozen.TOO_FEW_APPLICABLE
-        elif coverage < self._coverage_floor:
-            frozen = Frozen.LOW_COVERAGE
-        else:
-            multiplier.update(violation)
-        return ConstraintStep(
-            name=constraint.name,
-            threshold=constraint.threshold,
-            score=score,
-            violation=violation,
-            applicable=applicable,
-            coverage=coverage,
-            multiplier=before,
-            multiplier_next=multiplier.value,
-            frozen=frozen,
-            saturated=multiplier.saturated,
-        )
+        steps = state.get("steps")
+        if not isinstance(steps, int) or steps < 0:
+            raise ValueError(f"steps in the checkpoint's multiplier state must be a whole number, found {steps!r}")
+        before = {name: one.state_dict() for name, one in self._tracked.items()}
+        for name, one in self._tracked.items():
+            try:
+                one.load_state_dict(saved[name])
+            except ValueError as error:
+                for other, tracked in self._tracked.items():
+                    tracked.load_state_dict(before[other])
+                raise ValueError(f"constraints.{name}: {error}") from error
+        self._steps = steps

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from faithful_rl.constraints.constraint import Constraint
+from faithful_rl.constraints.constraint import NO_MASK, Constraint
 from faithful_rl.types import Reason
 
 FloatArray = npt.NDArray[np.float64]
@@ -45,7 +45,7 @@ class Applicability:
 
 
 def signal_columns(columns: Mapping[str, npt.ArrayLike], name: str) -> SignalColumns:
-    """Read `<name>` and `<name>_scored`.
+    """Read `<name>` and `<name>_scored`. A column that comes without `_scored` and `_reason`, such as a count, is known for every rollout.
 
     A value whose `_scored` is 0 is never looked at, so that a NaN there poisons nothing.
 
@@ -53,7 +53,7 @@ def signal_columns(columns: Mapping[str, npt.ArrayLike], name: str) -> SignalCol
         ColumnError: a column is missing or of another length, `_scored` is not 0/1, or a scored value is not finite.
     """
     values = column(columns, name)
-    scored = column(columns, f"{name}_scored", rows=values.size)
+    scored = np.ones(values.size) if _is_plain(columns, name) else column(columns, f"{name}_scored", rows=values.size)
     if not np.all((scored == 0.0) | (scored == 1.0)):
         raise ColumnError(f"{name}_scored", "expected only 0 and 1")
     is_scored: BoolArray = scored == 1.0
@@ -73,26 +73,34 @@ def applicability(columns: Mapping[str, npt.ArrayLike], constraint: Constraint) 
     Raises:
         ColumnError: see `signal_columns`; also a mask column with NaN.
     """
-    scored = signal_columns(columns, constraint.name).scored
+    scored = signal_columns(columns, constraint.column).scored
     masked_in = mask_column(columns, constraint, rows=scored.size)
-    reason = column(columns, f"{constraint.name}_reason", rows=scored.size)
     counts = masked_in & scored
+    if _is_plain(columns, constraint.column):
+        return Applicability(masked_in, counts, 1.0)
+    reason = column(columns, f"{constraint.column}_reason", rows=scored.size)
     failed = masked_in & ~scored & ~np.isin(reason, _NOT_A_FAILURE)
     attempted = int(counts.sum()) + int(failed.sum())
     return Applicability(masked_in, counts, int(counts.sum()) / attempted if attempted else 1.0)
 
 
 def mask_column(columns: Mapping[str, npt.ArrayLike], constraint: Constraint, rows: int) -> BoolArray:
-    """(B,) bool: where the constraint's mask column is above 0.
+    """(B,) bool: where the constraint's mask column is above 0; everywhere without a mask.
 
     Raises:
         ColumnError: the column is missing, of another length, or not finite.
     """
+    if constraint.mask == NO_MASK:
+        return np.ones(rows, dtype=np.bool_)
     mask = column(columns, constraint.mask, rows=rows)
     if not np.isfinite(mask).all():
         raise ColumnError(constraint.mask, f"the mask of constraint {constraint.name} is not finite everywhere")
     result: BoolArray = mask > 0.0
     return result
+
+
+def _is_plain(columns: Mapping[str, npt.ArrayLike], name: str) -> bool:
+    return f"{name}_scored" not in columns and f"{name}_reason" not in columns
 
 
 def constraint_score(values: npt.ArrayLike, counts: npt.ArrayLike) -> float | None:

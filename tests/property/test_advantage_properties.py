@@ -6,8 +6,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from faithful_rl.advantage import AdvantageSettings, constrained_advantage
-from faithful_rl.constraints import Constraint
+from faithful_rl.advantage import AdvantageSettings, combined_advantage, constrained_advantage
+from faithful_rl.constraints import Constraint, Schedule
 
 CONSTRAINTS = (Constraint("consistency", 0.95, "accuracy"), Constraint("spatial_grounding", 0.65, "has_reference_boxes"))
 LAMBDAS = {"consistency": 1.3, "spatial_grounding": 0.4}
@@ -30,7 +30,7 @@ options = st.builds(
     AdvantageSettings,
     std_floor=st.sampled_from([1e-3, 0.0, 0.3]),
     epsilon=st.just(1e-6),
-    whiten=st.booleans(),
+    whitening=st.sampled_from(["none", "sequence"]),
     masked_rollouts=st.sampled_from(["left_out", "as_zero"]),
 )
 
@@ -71,7 +71,7 @@ def naive(rows, chosen):
             else:
                 values.append(row[constraint.name] if row[f"{constraint.name}_scored"] else None)
         total += LAMBDAS[constraint.name] * naive_signal(rows, values, chosen)
-    if not chosen.whiten:
+    if chosen.whitening == "none":
         return total
     if len(rows) < 2:
         return np.zeros(1)
@@ -102,7 +102,7 @@ def test_what_stands_in_an_unscored_cell_does_not_matter(rows, chosen, junk):
 
 @given(batches)
 def test_each_signal_sums_to_zero_in_each_group_and_is_zero_where_masked(rows):
-    found = advantage(rows, AdvantageSettings(whiten=False))
+    found = advantage(rows, AdvantageSettings(whitening="none"))
     groups = np.array([row["group"] for row in rows])
     for values in found.by_signal.values():
         for group in set(groups.tolist()):
@@ -139,5 +139,44 @@ def test_equals_verls_grpo_estimator_for_one_signal_without_masks(peer_stack):
         torch.from_numpy(rewards.copy())[:, None], torch.ones(400, 1, dtype=torch.float64), groups
     )
     built = {"task": rewards, "task_scored": np.ones(400), "task_reason": np.zeros(400)}
-    ours = constrained_advantage(built, groups, settings=AdvantageSettings(std_floor=0.0, whiten=False)).total
+    ours = constrained_advantage(built, groups, settings=AdvantageSettings(std_floor=0.0, whitening="none")).total
+    np.testing.assert_allclose(ours, expected[:, 0].numpy(), rtol=1e-6, atol=1e-6)
+
+
+def test_gdpo_equals_verls_estimator(peer_stack):
+    from verl.trainer.ppo import core_algos
+
+    generator = np.random.default_rng(5)
+    groups = np.repeat([f"uid-{group}" for group in range(60)], 5).astype(object)
+    signals = {
+        "task": generator.choice(REWARDS, 300),
+        "consistency": generator.integers(0, 2, 300),
+        "spatial_grounding": generator.random(300),
+    }
+    weights = {"task": 1.0, "consistency": 0.5, "spatial_grounding": 2.0}
+    expected, _ = core_algos.compute_gdpo_outcome_advantage(
+        torch.zeros(300, 1),
+        torch.ones(300, 1),
+        groups,
+        config={"gdpo_reward_keys": list(weights), "gdpo_reward_weights": list(weights.values())},
+        non_tensor_batch=signals,
+        batch={"prompts": torch.zeros(300, 1), "attention_mask": torch.ones(300, 2, dtype=torch.long)},
+    )
+    built = {name: np.asarray(values, dtype=float) for name, values in signals.items()}
+    chosen = AdvantageSettings(kind="gdpo", std_floor=0.0, weights={name: Schedule(start=weight) for name, weight in weights.items()})
+    ours = combined_advantage(built, groups, settings=chosen).total
+    np.testing.assert_allclose(ours, expected[:, 0].numpy(), rtol=1e-4, atol=1e-4)  # theirs is float32
+
+
+def test_dr_grpo_equals_verls_estimator_without_std(peer_stack):
+    from verl.trainer.ppo import core_algos
+
+    generator = np.random.default_rng(6)
+    groups = np.repeat([f"uid-{group}" for group in range(40)], 5).astype(object)
+    rewards = generator.choice(REWARDS, 200)
+    expected, _ = core_algos.compute_grpo_outcome_advantage(
+        torch.from_numpy(rewards.copy())[:, None], torch.ones(200, 1, dtype=torch.float64), groups, norm_adv_by_std_in_grpo=False
+    )
+    chosen = AdvantageSettings(normalise_by_std=False, whitening="none")
+    ours = combined_advantage({"task": rewards}, groups, settings=chosen).total
     np.testing.assert_allclose(ours, expected[:, 0].numpy(), rtol=1e-6, atol=1e-6)

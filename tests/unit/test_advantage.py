@@ -14,7 +14,7 @@ from faithful_rl.constraints import ColumnError, Constraint
 from faithful_rl.types import Reason
 
 CONSISTENCY = Constraint("consistency", 0.95, "accuracy")
-PLAIN = AdvantageSettings(whiten=False)
+PLAIN = AdvantageSettings(whitening="none")
 
 
 def columns(task, consistency=None, scored=None, accuracy=None):
@@ -63,7 +63,7 @@ def test_masked_rollouts_are_left_out_of_their_groups_statistics():
 
 
 def test_masked_rollouts_as_zero_is_the_ablation():
-    settings = AdvantageSettings(whiten=False, masked_rollouts="as_zero")
+    settings = AdvantageSettings(whitening="none", masked_rollouts="as_zero")
     found = signal([1.0, 0.0, 0.0, 1.0], [0] * 4, settings, accuracy=[1, 1, 0, 0])
     expected = (np.array([1.0, 0.0, 0.0, 0.0]) - 0.25) / (0.5 + 1e-6)
     assert found == pytest.approx(expected)
@@ -71,7 +71,7 @@ def test_masked_rollouts_as_zero_is_the_ablation():
 
 def test_a_failed_judge_is_left_out_under_both_readings():
     for reading in ("left_out", "as_zero"):
-        settings = AdvantageSettings(whiten=False, masked_rollouts=reading)
+        settings = AdvantageSettings(whitening="none", masked_rollouts=reading)
         found = signal([1.0, 0.0, math.nan], [0] * 3, settings, scored=[1, 1, 0])
         assert found == pytest.approx([math.sqrt(0.5), -math.sqrt(0.5), 0.0], rel=1e-5)
 
@@ -96,7 +96,7 @@ def test_all_unscored_is_zero():
 def test_std_floor_keeps_judge_noise_small():
     noise = [0.50000, 0.50001, 0.50000, 0.50001]
     assert np.abs(signal(noise, [0] * 4)).max() < 0.01
-    assert np.abs(signal(noise, [0] * 4, AdvantageSettings(std_floor=0.0, whiten=False))).max() > 0.5
+    assert np.abs(signal(noise, [0] * 4, AdvantageSettings(std_floor=0.0, whitening="none"))).max() > 0.5
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])

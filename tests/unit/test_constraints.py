@@ -258,11 +258,11 @@ def changed_state(path, value):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (changed_state(["version"], 2), "version 2"),
+        (changed_state(["version"], 1), "version 1, this code reads version 2: continue the run with the version"),
         (changed_state(["constraints"], {}), "same recipe"),
         (changed_state(["constraints"], None), "same recipe"),
-        (changed_state(["constraints", "consistency", "threshold"], 0.9), r"consistency\.threshold is 0.95 in the recipe and 0.9"),
-        (changed_state(["constraints", "consistency", "mask"], "x"), r"consistency\.mask"),
+        (changed_state(["constraints", "consistency", "threshold"], 0.9), r"consistency: threshold is 0.95 in the recipe and 0.9"),
+        (changed_state(["constraints", "consistency", "mask"], "x"), r"consistency: mask"),
         (changed_state(["constraints", "consistency", "multiplier", "kind"], "fixed"), r"consistency: multiplier\.kind"),
         (changed_state(["constraints", "consistency", "multiplier", "value"], 9.0), r"\[0, 5.0\]"),
         (changed_state(["constraints", "consistency", "multiplier", "value"], math.nan), r"\[0, 5.0\]"),

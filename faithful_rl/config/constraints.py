@@ -1,0 +1,162 @@
+"""`faithful_rl.constraints`: what is demanded of the policy, and how each multiplier moves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from omegaconf import MISSING
+
+from faithful_rl.config.checks import in_range, one_of, require
+from faithful_rl.config.schedule import ScheduleConfig, validate_schedule
+
+MULTIPLIER_KINDS = ("dual_ascent", "fixed", "pi", "pid", "schedule")
+DIRECTIONS = ("at_least", "at_most")
+THRESHOLD_KINDS = ("constant", "linear", "relative")
+NO_MASK = "none"
+# Settings that only some kinds of multiplier have, with the value that leaves them out.
+_OWN_SETTINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "proportional": (0.0, ("pi", "pid")),
+    "damping": (0.0, ("pi", "pid")),
+    "derivative": (0.0, ("pid",)),
+    "schedule": (None, ("schedule",)),
+    "first_step": (1, ("dual_ascent", "pi", "pid")),
+    "update_every": (1, ("dual_ascent", "pi", "pid")),
+    "window": (1, ("dual_ascent", "pi", "pid")),
+}
+
+
+@dataclass
+class MultiplierConfig:
+    """How the multiplier lambda_k of one constraint moves (Eq. 4)."""
+
+    kind: str = "dual_ascent"  # dual_ascent | fixed | pi | pid | schedule
+    start: float = 1.0  # first value, in [0, maximum]; unused by `schedule`
+    step_size: float = 0.05  # eta, > 0; the integral's gain of pi and pid; unused by `fixed` and `schedule`
+    maximum: float = 5.0  # lambda_max, > 0
+    min_applicable: int = 8  # rollouts; with fewer applicable ones in a batch the multiplier stays as it is
+    proportional: float = 0.0  # pi, pid: gain on the (damped) violation, >= 0
+    derivative: float = 0.0  # pid: gain on the rise of the damped violation, >= 0
+    damping: float = 0.0  # pi, pid: share of the past in the damped violation, in [0, 1)
+    schedule: ScheduleConfig | None = None  # schedule: the value at each step, whatever is measured
+    first_step: int = 1  # training step of the first update, >= 1
+    update_every: int = 1  # steps, >= 1
+    window: int = 1  # measured batches whose violations are averaged before an update, >= 1
+
+
+@dataclass
+class ThresholdScheduleConfig:
+    """How the threshold comes to its final value; the fields of `faithful_rl.constraints.threshold.ThresholdSettings`."""
+
+    kind: str = "constant"  # constant | linear: from `start` | relative: a share of the way from the rate at the start of training
+    start: float | None = None  # linear: the threshold up to step `begin`
+    begin: int = 0  # linear: steps, >= 0
+    steps: int = 0  # linear: steps that the change takes, >= 1
+    share: float | None = None  # relative: in [0, 1]; 0 demands no more than the rate at the start, 1 the threshold itself
+    measure: int = 0  # relative: first batches over which the starting rate is measured, >= 1
+
+
+@dataclass
+class ConstraintConfig:
+    """One constraint E[R_k] >= threshold, or <= threshold, over the rollouts where the mask column is > 0 (Eq. 2 and 5)."""
+
+    threshold: float = MISSING  # tau_k, in the column's range
+    mask: str = MISSING  # a reward column, for example accuracy or has_reference_boxes | none: every rollout
+    direction: str = "at_least"  # at_least | at_most
+    column: str = ""  # a reward column; empty: the constraint's own name
+    by_source: dict[str, float] = field(default_factory=dict)  # data_source of a row -> its threshold; other rows use `threshold`
+    threshold_schedule: ThresholdScheduleConfig = field(default_factory=ThresholdScheduleConfig)
+    multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
+
+
+def known_columns() -> dict[str, tuple[float, float]]:
+    """Column that a constraint, a mask or a weight may name -> its range."""
+    from faithful_rl.rewards.ranges import column_ranges  # here, because it loads numpy and help should answer at once
+
+    return column_ranges()
+
+
+def validate_constraint(name: str, constraint: ConstraintConfig, columns: Mapping[str, tuple[float, float]] | None = None) -> None:
+    """Check one constraint against the columns that rewards produce (default: `known_columns()`)."""
+    columns = known_columns() if columns is None else columns
+    key = f"constraints.{name}"
+    column = constraint.column or name
+    one_of(f"{key}.column" if constraint.column else "constraints", column, tuple(columns))
+    one_of(f"{key}.direction", constraint.direction, DIRECTIONS)
+    low, high = columns[column]
+    in_range(f"{key}.threshold", constraint.threshold, low, high)
+    one_of(f"{key}.mask", constraint.mask, (NO_MASK, *columns))
+    require(
+        constraint.mask != column,
+        f"{key}.mask",
+        constraint.mask,
+        "another column than the constrained one: over rollouts where it is above 0, its mean says nothing about the others",
+        f"Set faithful_rl.{key}.mask=none.",
+    )
+    for source, threshold in constraint.by_source.items():
+        in_range(f"{key}.by_source.{source}", threshold, low, high)
+    _validate_threshold(key, constraint, low, high)
+    _validate_multiplier(f"{key}.multiplier", constraint.multiplier)
+
+
+def _validate_threshold(key: str, constraint: ConstraintConfig, low: float, high: float) -> None:
+    schedule, here = constraint.threshold_schedule, f"{key}.threshold_schedule"
+    one_of(f"{here}.kind", schedule.kind, THRESHOLD_KINDS)
+    for name, neutral, kind in (
+        ("start", None, "linear"), ("begin", 0, "linear"), ("steps", 0, "linear"), ("share", None, "relative"), ("measure", 0, "relative"),
+    ):  # fmt: skip
+        value = getattr(schedule, name)
+        _require_unset(f"{here}.{name}", value, value == neutral or schedule.kind == kind, f"only with kind {kind}", here)
+    if schedule.kind == "linear":
+        require(
+            schedule.start is not None, f"{here}.start", schedule.start, "the threshold at its beginning", f"Set faithful_rl.{here}.start."
+        )
+        in_range(f"{here}.start", schedule.start if schedule.start is not None else low, low, high)
+        in_range(f"{here}.begin", schedule.begin, 0)
+        in_range(f"{here}.steps", schedule.steps, 1)
+    if schedule.kind == "relative":
+        require(schedule.share is not None, f"{here}.share", schedule.share, "a number in [0, 1]", f"Set faithful_rl.{here}.share.")
+        in_range(f"{here}.share", schedule.share if schedule.share is not None else 0.0, 0.0, 1.0)
+        in_range(f"{here}.measure", schedule.measure, 1)
+    require(
+        not constraint.by_source or schedule.kind == "constant",
+        f"{key}.by_source",
+        f"thresholds by source beside a threshold schedule of kind {schedule.kind}",
+        "one of the two",
+        f"Leave out faithful_rl.{key}.by_source, or set faithful_rl.{here}.kind=constant.",
+    )
+
+
+def _validate_multiplier(key: str, multiplier: MultiplierConfig) -> None:
+    one_of(f"{key}.kind", multiplier.kind, MULTIPLIER_KINDS)
+    in_range(f"{key}.maximum", multiplier.maximum, 0.0, open_low=True)
+    in_range(f"{key}.start", multiplier.start, 0.0, multiplier.maximum)
+    in_range(f"{key}.step_size", multiplier.step_size, 0.0, open_low=True)
+    in_range(f"{key}.min_applicable", multiplier.min_applicable, 1)
+    for name in ("proportional", "derivative"):
+        in_range(f"{key}.{name}", getattr(multiplier, name), 0.0)
+    in_range(f"{key}.damping", multiplier.damping, 0.0, math.nextafter(1.0, 0.0))
+    for name in ("first_step", "update_every", "window"):
+        in_range(f"{key}.{name}", getattr(multiplier, name), 1)
+    for name, (neutral, kinds) in _OWN_SETTINGS.items():
+        value = getattr(multiplier, name)
+        _require_unset(f"{key}.{name}", value, value == neutral or multiplier.kind in kinds, f"only with kind {' or '.join(kinds)}", key)
+    if multiplier.kind in ("pi", "pid"):
+        require(
+            multiplier.proportional > 0.0 or (multiplier.kind == "pid" and multiplier.derivative > 0.0),
+            f"{key}.proportional",
+            multiplier.proportional,
+            f"a gain above 0, because {multiplier.kind} without one is dual_ascent",
+            f"Set faithful_rl.{key}.proportional, or faithful_rl.{key}.kind=dual_ascent.",
+        )
+    if multiplier.kind == "schedule":
+        require(
+            multiplier.schedule is not None, f"{key}.schedule", None, "a schedule", f"Set faithful_rl.{key}.schedule={{kind: linear, ...}}."
+        )
+        validate_schedule(f"{key}.schedule", multiplier.schedule or ScheduleConfig(), 0.0, multiplier.maximum)
+
+
+def _require_unset(key: str, found: object, ok: bool, expected: str, owner: str) -> None:
+    require(ok, key, found, f"it {expected}", f"Leave it out, or change faithful_rl.{owner}.kind.")
