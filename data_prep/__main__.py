@@ -1,7 +1,10 @@
-"""`python -m data_prep SOURCE key=value ...`: prepare one data set.
+"""`python -m data_prep NAME key=value ...`: prepare one data set, mix several, or look at one.
 
 python -m data_prep scenes out=DIR [seed=0] [train=6400] [val=200] [test=600]
                            [families=left_right,count] [shuffle_options=true] [system_prompt=TEXT]
+python -m data_prep puzzles out=DIR [seed=0] [train=3200] [val=200] [test=400] [kinds=clock,maze,n_queens,move_box] [levels=1,2,3]
+                           [answers=choice|open] [side=336] [prompt=think]
+python -m data_prep mcts in=FILE_OR_DIR out=DIR teacher=scene|chat ...   chains of thought by tree search; `mcts --help` says more
 """
 
 from __future__ import annotations
@@ -10,6 +13,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from data_prep import command, sources
+from data_prep.mcts import command as mcts_command
+from data_prep.puzzles import command as puzzles
 from data_prep.scenes.dataset import SceneDataSettings, write_scenes
 
 
@@ -20,7 +26,8 @@ class UsageError(ValueError):
 def parse(arguments: list[str]) -> tuple[Path, SceneDataSettings]:
     """Output directory and settings of `scenes key=value ...`. Raises UsageError, naming the argument at fault."""
     if not arguments or arguments[0] != "scenes":
-        raise UsageError(f"expected the source 'scenes' first, found {arguments[:1] or 'nothing'}")
+        known = ", ".join(["scenes", "puzzles", *sources.names()])
+        raise UsageError(f"expected a source ({known}), recipe=NAME or inspect first, found {arguments[:1] or 'nothing'}")
     values: dict[str, Any] = {}
     for argument in arguments[1:]:
         key, separator, text = argument.partition("=")
@@ -63,13 +70,19 @@ def main(arguments: list[str] | None = None) -> int:
     """Returns the exit code: 0 done (or already there), 2 usage, 1 refused to overwrite."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments in (["-h"], ["--help"]):
-        print(__doc__)
+        print(f"{__doc__}{command.usage()}")
         return 0
+    if arguments and (arguments[0] in ("inspect", *sources.names()) or arguments[0].startswith("recipe=")):
+        return command.main(arguments)
+    if arguments and arguments[0] == "mcts":
+        return mcts_command.main(arguments[1:])
+    if arguments and arguments[0] == "puzzles":
+        return puzzles.main(arguments[1:])
     try:
         out, settings = parse(arguments)
         manifest = write_scenes(out, settings)
     except UsageError as error:
-        print(f"{error}\n{__doc__}", file=sys.stderr)
+        print(f"{error}\n{__doc__}{command.usage()}", file=sys.stderr)
         return 2
     except OSError as error:
         print(str(error), file=sys.stderr)

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,13 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from data_prep.generated import existing_manifest, write_once
+from data_prep.manifest import sha256
 from data_prep.scenes.questions import FAMILIES, LEARNABLE, Sample, draw_sample
 from data_prep.scenes.splits import SPLITS, in_split
 from data_prep.scenes.world import SIDE, encode_png, render, scene_image
 from faithful_rl.judges.scene_language import LETTERS, write_question
 from faithful_rl.judges.scene_world import write_scene
 
-MANIFEST = "manifest.json"
 FORMAT_VERSION = 1
 _PIXELS = SIDE * SIDE  # minimum and maximum: the image is never resized, so original and model pixels are the same
 _ROW_GROUP = 200
@@ -89,29 +87,21 @@ def write_scenes(directory: Path | str, settings: SceneDataSettings) -> dict[str
     is left as it is; raises FileExistsError when it holds anything else.
     """
     directory = Path(directory)
-    wanted = _settings_dict(settings)
-    if directory.exists() and any(directory.iterdir()):
-        return _existing(directory, wanted)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
-    try:
+    head = {"dataset": "scenes", "format_version": FORMAT_VERSION, "settings": {**asdict(settings), "families": list(settings.families)}}
+    found = existing_manifest(directory, head)
+    if found is not None:
+        return found
+
+    def write(folder: Path) -> dict[str, Any]:
         files = {}
         for split in SPLITS:
-            path = temporary / f"{split}.parquet"
+            path = folder / f"{split}.parquet"
             rows = list(scene_rows(settings, split))
-            table = pa.Table.from_pylist(rows, schema=_SCHEMA)
-            pq.write_table(table, path, row_group_size=_ROW_GROUP, compression="zstd")
-            files[path.name] = {"rows": len(rows), "sha256": _sha256(path)}
-        manifest = {"dataset": "scenes", "format_version": FORMAT_VERSION, "settings": wanted, "files": files}
-        (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-        temporary.chmod(0o755)  # mkdtemp makes it private
-        if directory.exists():
-            directory.rmdir()  # empty, as checked above
-        os.replace(temporary, directory)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
-    return manifest
+            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path, row_group_size=_ROW_GROUP, compression="zstd")
+            files[path.name] = {"rows": len(rows), "sha256": sha256(path)}
+        return files
+
+    return write_once(directory, head, write)
 
 
 def scene_rows(settings: SceneDataSettings, split: str) -> Iterator[dict[str, Any]]:
@@ -172,29 +162,3 @@ def _row(sample: Sample, uid: str, split: str, index: int, system_prompt: str) -
 
 def _scene_json(sample: Sample) -> str:
     return write_scene(scene_image(scene) for scene in sample.scenes)
-
-
-def _settings_dict(settings: SceneDataSettings) -> dict[str, Any]:
-    return {**asdict(settings), "families": list(settings.families)}
-
-
-def _existing(directory: Path, wanted: dict[str, Any]) -> dict[str, Any]:
-    fix = "Choose another directory or remove this one"
-    try:
-        manifest = json.loads((directory / MANIFEST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileExistsError(f"{directory} is not empty and has no {MANIFEST}: it is not a finished scene data set. {fix}") from None
-    except json.JSONDecodeError as error:
-        raise FileExistsError(f"{directory / MANIFEST} is not JSON ({error}). {fix}") from error
-    if not isinstance(manifest, dict) or manifest.get("format_version") != FORMAT_VERSION or manifest.get("settings") != wanted:
-        raise FileExistsError(f"{directory} holds a data set of other settings or format: its manifest differs from {wanted}. {fix}")
-    for name, entry in manifest["files"].items():
-        path = directory / name
-        if not path.is_file() or _sha256(path) != entry["sha256"]:
-            raise FileExistsError(f"{path} is missing or differs from its hash in {MANIFEST}. {fix}")
-    return manifest
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

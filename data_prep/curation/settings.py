@@ -1,0 +1,141 @@
+"""The `curation:` node of a data recipe, typed. A step that is not named is not taken."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from faithful_rl.config import ConfigError
+
+QUESTIONS = ("count", "drop")
+
+
+@dataclass(frozen=True, slots=True)
+class Contamination:
+    """Rows whose image is one of a benchmark's.
+
+    Attributes:
+        benchmarks: name -> RL parquet file of the benchmark, or its directory.
+        distance: bits of 64 in which two perceptual hashes may differ, in [0, 16].
+        questions: what a question that a benchmark asks too, about another image, means: count it, or drop the row. Templates such as
+            "How many chairs are there?" repeat everywhere, so the default only counts.
+    """
+
+    benchmarks: Mapping[str, str] = field(default_factory=dict)
+    distance: int = 4
+    questions: str = "count"
+
+    def __post_init__(self) -> None:
+        _check("contamination.distance", self.distance, 0, 16)
+        if self.questions not in QUESTIONS:
+            raise ConfigError("curation.contamination.questions", repr(self.questions), f"one of {', '.join(QUESTIONS)}", "Change it.")
+        if not self.benchmarks:
+            raise ConfigError("curation.contamination.benchmarks", "none", "NAME: PATH of at least one benchmark's RL file", "Add one.")
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """Rollouts of the base model: rows with a mean accuracy strictly between 0 and 1 stay, and a share of the others.
+
+    Attributes:
+        rollouts: per row, >= 2 (four in the paper).
+        keep_rest: share of the rows that are always or never answered rightly, in [0, 1] (a tenth in the paper).
+        candidates: rows tried, as a multiple of the amount, chosen as the amount is; 0: every row.
+        max_failed: share of rows that may stay without rollouts, in [0, 1].
+    """
+
+    base_url: str = ""
+    model: str = ""
+    api_key_env: str = ""
+    rollouts: int = 4
+    keep_rest: float = 0.1
+    candidates: float = 0.0
+    max_tokens: int = 1024
+    temperature: float = 1.0
+    concurrency: int = 64
+    max_failed: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check("difficulty.rollouts", self.rollouts, 2, 1024)
+        _check("difficulty.keep_rest", self.keep_rest, 0, 1)
+        _check("difficulty.max_tokens", self.max_tokens, 1, 1_000_000)
+        _check("difficulty.concurrency", self.concurrency, 1, 100_000)
+        _check("difficulty.max_failed", self.max_failed, 0, 1)
+        if self.candidates and self.candidates < 1:
+            raise ConfigError("curation.difficulty.candidates", self.candidates, "0, or a multiple >= 1 of the amount", "Change it.")
+
+    def deciding(self) -> dict[str, Any]:
+        """What decides the answers and which rows stay."""
+        return {name: getattr(self, name) for name in ("model", "rollouts", "max_tokens", "temperature")}
+
+
+@dataclass(frozen=True, slots=True)
+class Representative:
+    """Rows spread over clusters of question embeddings instead of drawn at random.
+
+    Attributes:
+        clusters: at most, >= 1.
+        embeddings: pool -> .npy file of shape (rows, dimensions), in the order of the pool; others get TF-IDF.
+    """
+
+    clusters: int = 200
+    embeddings: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        _check("representative.clusters", self.clusters, 1, 100_000)
+
+
+@dataclass(frozen=True, slots=True)
+class Curation:
+    """The steps, in the order in which they are taken."""
+
+    duplicates: bool = False
+    contamination: Contamination | None = None
+    difficulty: Difficulty | None = None
+    representative: Representative | None = None
+
+
+def read_settings(node: Mapping[str, Any]) -> Curation:
+    """Raises ConfigError for an unknown key, a value of another type, or one out of range."""
+    known = ("duplicates", "contamination", "difficulty", "representative")
+    _unknown("", node, known)
+    duplicates = node.get("duplicates", False)
+    if not isinstance(duplicates, bool):
+        raise ConfigError("curation.duplicates", repr(duplicates), "true or false", "Change it.")
+    return Curation(
+        duplicates,
+        _part("contamination", node.get("contamination"), Contamination),
+        _part("difficulty", node.get("difficulty"), Difficulty),
+        _part("representative", node.get("representative"), Representative),
+    )
+
+
+def _part(name: str, node: Any, kind: type[Any]) -> Any:
+    if node is None:
+        return None
+    if not isinstance(node, Mapping):
+        raise ConfigError(f"curation.{name}", repr(node), "a mapping", "See data_prep/curation/settings.py for its keys.")
+    fields = kind.__dataclass_fields__
+    _unknown(f"{name}.", node, tuple(fields))
+    values = {}
+    for key, value in node.items():
+        default = fields[key].default
+        default = {} if not isinstance(default, str | int | float) else default
+        wanted: Any = Mapping if default == {} else (int, float) if isinstance(default, float) else type(default)
+        if isinstance(value, bool) or not isinstance(value, wanted):
+            words = {str: "text", int: "a whole number"}.get(type(default), "a number" if isinstance(default, float) else "a mapping")
+            raise ConfigError(f"curation.{name}.{key}", repr(value), words, "Change it.")
+        values[key] = value
+    return kind(**values)
+
+
+def _unknown(prefix: str, node: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    for key in node:
+        if key not in known:
+            raise ConfigError(f"curation.{prefix}{key}", "an unknown key", f"one of {', '.join(known)}", "Correct its name.")
+
+
+def _check(key: str, value: float, low: float, high: float) -> None:
+    if not low <= value <= high:
+        raise ConfigError(f"curation.{key}", value, f"a number in [{low:g}, {high:g}]", "Change it.")

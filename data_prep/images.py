@@ -1,0 +1,166 @@
+"""The only door for images: bytes, `{"bytes", "path"}`, PIL or a path become one `Image`, or an `Unusable` with the reason.
+
+What is stored is what every later reader must see alike:
+
+- EXIF orientation is NOT applied. The boxes of these sets refer to the pixel grid as stored, and verl, qwen_vl_utils and vLLM read it
+  so too, but transformers' `load_image` and browsers turn it. An image that carries an orientation is therefore written anew without
+  the tag (PNG, same pixels); note `exif_removed`.
+- Colour is RGB. Encoded bytes of RGB and grey JPEG, PNG and WebP stay as they are; anything else (palette, CMYK, 16 bit, transparency,
+  animation, other formats) is written anew as RGB PNG, transparency on white as qwen_vl_utils does; note `image_reencoded`.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import warnings
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image as Pillow
+from PIL import ImageFile, UnidentifiedImageError
+
+from data_prep.record import Image, Unusable
+
+MAX_FILE_BYTES = 256 * 2**20
+MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's processor raises above it
+_KEPT_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
+_KEPT_MODES = frozenset({"RGB", "L"})
+_ORIENTATION = 0x0112
+
+
+def load_image(
+    source: Any, *, root: Path | None = None, max_image_pixels: int = 89_478_485, verify: bool = True
+) -> tuple[Image, tuple[str, ...]]:
+    """One image and the notes on it.
+
+    Args:
+        source: encoded bytes, `{"bytes": ..., "path": ...}` (one may be None), a PIL image, or a path relative to `root`.
+        root: directory that paths may not leave; without one, paths are refused.
+        max_image_pixels: width x height above which nothing is decoded.
+        verify: decode all pixels, so that a truncated file is found.
+
+    Raises:
+        Unusable: image_missing, image_outside_root, image_bomb, image_truncated, image_unreadable or image_aspect_ratio.
+    """
+    if isinstance(source, Pillow.Image):
+        _check_size(source.width, source.height, max_image_pixels)
+        return _written_anew(source, "image_reencoded")
+    if isinstance(source, Mapping):
+        data, path = source.get("bytes"), source.get("path")
+        source = data if data is not None else path
+    if isinstance(source, bytes | bytearray | memoryview):
+        data = bytes(source)
+        if not data:
+            raise Unusable("image_missing", "the image has 0 bytes")
+        return _examined(data, None, max_image_pixels, verify)
+    if isinstance(source, str | os.PathLike):
+        path = inside_root(os.fspath(source), root)
+        return _examined(read_file(path), path, max_image_pixels, verify)
+    raise Unusable("image_missing", f"no image, but {type(source).__name__}")
+
+
+def inside_root(name: str, root: Path | None) -> Path:
+    """The file `name` below `root`, links followed. Raises Unusable when it leaves the root or is no file."""
+    if root is None:
+        raise Unusable("image_missing", f"the path {name!r} needs an image root (option images=DIR)")
+    if not name or "\0" in name:
+        raise Unusable("image_missing", f"{name!r} is no path")
+    base = _real(os.fspath(root))
+    path = Path(os.path.realpath(os.path.join(base, name)))
+    if os.path.commonpath((base, path)) != base:
+        raise Unusable("image_outside_root", f"{name!r} leaves the image root")
+    if not path.is_file():
+        raise Unusable("image_missing", f"no file {name!r} below the image root")
+    return path
+
+
+@lru_cache(maxsize=64)
+def _real(root: str) -> str:
+    return os.path.realpath(root)
+
+
+def read_file(path: Path) -> bytes:
+    """All bytes of an image file. Raises Unusable when it cannot be read or is above 256 MiB."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise Unusable("image_bomb", f"{path.name} has {path.stat().st_size} bytes, at most {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise Unusable("image_unreadable", f"{path.name}: {error.strerror or error}") from error
+
+
+def encoded(image: Image) -> bytes:
+    """Encoded bytes of an `Image`. Raises Unusable when its file has gone."""
+    return image.data if image.data is not None else read_file(Path(str(image.path)))
+
+
+def opened(image: Image) -> Pillow.Image:
+    """The decoded image, RGB, as stored (no EXIF orientation)."""
+    with Pillow.open(io.BytesIO(encoded(image))) as picture:
+        return _rgb(picture)
+
+
+def _examined(data: bytes, path: Path | None, max_image_pixels: int, verify: bool) -> tuple[Image, tuple[str, ...]]:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Pillow.DecompressionBombWarning)  # our own limit is checked below, before any decoding
+            picture = Pillow.open(io.BytesIO(data))
+    except Pillow.DecompressionBombError as error:
+        raise Unusable("image_bomb", str(error)) from error
+    except UnidentifiedImageError as error:  # its text holds a memory address, and rejects must be the same on every run
+        raise Unusable("image_unreadable", f"{len(data)} bytes of no known image format") from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise Unusable("image_unreadable", f"{len(data)} bytes that are no image: {error}") from error
+    with picture:
+        _check_size(picture.width, picture.height, max_image_pixels)
+        try:
+            turned = picture.getexif().get(_ORIENTATION, 1) not in (0, 1)
+            plain = picture.format in _KEPT_FORMATS and picture.mode in _KEPT_MODES and "transparency" not in picture.info
+            plain = plain and getattr(picture, "n_frames", 1) == 1
+            if turned or not plain:
+                return _written_anew(picture, "exif_removed" if turned else "image_reencoded")
+            if verify:
+                picture.load()
+        except (OSError, SyntaxError, ValueError, EOFError) as error:
+            raise Unusable(_decoding_reason(error), f"{picture.format} of {len(data)} bytes: {error}") from error
+        wh = picture.size
+    return Image(None if path else data, str(path) if path else None, *wh), ()
+
+
+def _decoding_reason(error: Exception) -> str:
+    text = str(error).lower()
+    return "image_truncated" if any(word in text for word in ("truncated", "broken", "end of file", "not enough")) else "image_unreadable"
+
+
+def _written_anew(picture: Pillow.Image, note: str) -> tuple[Image, tuple[str, ...]]:
+    stream = io.BytesIO()
+    rgb = _rgb(picture)
+    rgb.save(stream, format="PNG", compress_level=6)
+    return Image(stream.getvalue(), None, rgb.width, rgb.height), (note,)
+
+
+def _rgb(picture: Pillow.Image) -> Pillow.Image:
+    if picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        layered = picture.convert("RGBA")
+        white = Pillow.new("RGB", layered.size, (255, 255, 255))
+        white.paste(layered, mask=layered.getchannel("A"))
+        return white
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        return picture.point(lambda value: value / 256).convert("L").convert("RGB")  # convert() alone would clip at 255
+    return picture.convert("RGB")
+
+
+def _check_size(width: int, height: int, max_image_pixels: int) -> None:
+    if min(width, height) < 1:
+        raise Unusable("image_unreadable", f"{width} x {height} pixels")
+    if width * height > max_image_pixels:
+        raise Unusable("image_bomb", f"{width} x {height} pixels, at most {max_image_pixels} in all")
+    if max(width, height) > MAX_ASPECT_RATIO * min(width, height):
+        raise Unusable("image_aspect_ratio", f"{width} x {height} pixels")
+
+
+if ImageFile.LOAD_TRUNCATED_IMAGES:  # another library switched it on: truncated files would be filled with grey and pass
+    raise RuntimeError("PIL.ImageFile.LOAD_TRUNCATED_IMAGES is on: truncated images would go unnoticed")

@@ -1,0 +1,68 @@
+"""What the benchmarks' sources share beyond `reading` and `fields`: where files lie, rows over several files, images, gold letters."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from data_prep.record import Image, Reject, Unusable
+from data_prep.sources import Request
+from data_prep.sources.fields import letter_answer, row_image
+from faithful_rl.config import ConfigError
+
+
+def find(location: Path, patterns: Sequence[str], source: str) -> list[Path]:
+    """Files of a benchmark: `location` itself where it is a file, else what the first pattern that matches finds below it, by name.
+    Only the first, because a download may hold the same rows in two layouts.
+
+    Raises:
+        ConfigError: nothing is there.
+    """
+    return list(_found(location, tuple(patterns), source))
+
+
+@functools.lru_cache(maxsize=64)  # converters ask for every row, and a search below a folder of thousands of images takes long
+def _found(location: Path, patterns: tuple[str, ...], source: str) -> tuple[Path, ...]:
+    if location.is_file():
+        return (location,)
+    for pattern in patterns:
+        found = sorted(path for path in location.glob(pattern) if path.is_file())
+        if found:
+            return tuple(found)
+    state = "without them" if location.is_dir() else "which does not exist"
+    raise ConfigError(
+        f"{source} files", f"{location}, {state}", f"{' or '.join(patterns)} below it", "Download the benchmark, or correct the path."
+    )
+
+
+def numbered(files: Sequence[Path], name: str, read: Callable[[Path, str], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
+    """(row index over all files, row or `Reject`)."""
+    index = 0
+    for path in files:
+        for row in read(path, name):
+            yield index, row
+            index += 1
+
+
+def row_images(sources: Sequence[Any], request: Request, root: Path | None) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+    """All images of one row, and the notes on them. Raises Unusable."""
+    loaded = [row_image(source, request, root) for source in sources]
+    return tuple(image for image, _ in loaded), tuple(note for _, notes in loaded for note in notes)
+
+
+def gold_letter(answer: Any, options: Sequence[str]) -> int:
+    """Position of a gold answer written as a letter: `C`, `(C)`, `(c)` or `C.`. Raises Unusable for anything else."""
+    text = str(answer).strip()
+    if not text:
+        raise Unusable("empty_answer", "the gold answer is empty")
+    index = letter_answer(text, options)
+    if index is None:
+        raise Unusable("answer_not_in_options", f"{text!r} is no letter of {len(options)} options")
+    return index
+
+
+def lost_file(name: str, path: Path, error: Exception) -> Reject:
+    """The `Reject` of a file whose rows nobody can count."""
+    return Reject(f"{name}-{path.name}", {"file": path.name}, "corrupt_file", f"{path.name}: {error}", rows=0)

@@ -1,0 +1,73 @@
+"""CV-Bench (nyu-visionx/CV-Bench): counting and relations in 2D, depth and distance in 3D; one image, 2 to 6 options.
+
+Columns: idx, type, task, image, question, choices, answer "(C)", prompt, filename, source, source_dataset, source_filename, target_class,
+target_size, bbox. Read with pyarrow, because the card's feature metadata breaks older releases of `datasets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.record import Record, Unusable
+from data_prep.sources import Request, Source, streamed
+from data_prep.sources.benchmark_files import find, gold_letter, numbered, row_images
+from data_prep.sources.pinned import Pinned
+from data_prep.sources.reading import parquet_count, parquet_rows
+from faithful_rl.config import ConfigError
+
+PARTS = ("2d", "3d")
+PATTERNS = {part: (f"test_{part}.parquet", f"data/test_{part}.parquet", f"**/test_{part}.parquet") for part in PARTS}
+_REVISION = "bc284db50d036958861cb60cdd7b77612052ce0d"
+PINNED = {
+    "2d": Pinned(1438, by_type={"Count": 788, "Relation": 650}, sha256={"test_2d.parquet": ("33196034", "cbc")}, revision=_REVISION),
+    "3d": Pinned(1200, by_type={"Depth": 600, "Distance": 600}, revision=_REVISION),
+}
+
+
+def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The data files of the chosen part. Raises ConfigError."""
+    part = str(options["part"])
+    if part not in (*PARTS, "both"):
+        raise ConfigError("cvbench.part", repr(part), "2d, 3d or both", "Correct cvbench.part.")
+    wanted = PARTS if part == "both" and location.is_dir() else (part,)
+    return [path for one in wanted for path in find(location, PATTERNS.get(one, ()), "cvbench")]
+
+
+def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
+    yield from numbered(files(location, request.options), "cvbench", parquet_rows)
+
+
+def convert(index: int, raw: Any, request: Request) -> Record:
+    options = tuple(str(choice) for choice in raw["choices"])
+    if len(options) < 2:
+        raise Unusable("missing_field", f"{len(options)} choices")
+    gold = gold_letter(raw["answer"], options)
+    pictures, notes = row_images([raw["image"]], request, None)
+    kind = str(raw["type"]).lower()
+    return Record(
+        uid=f"cvbench-{kind}-{raw['idx']}",
+        dataset=f"cvbench_{kind}",
+        split="test",
+        question=str(raw["question"]).strip(),
+        options=options,
+        gold_index=gold,
+        gold_text=options[gold],
+        images=pictures,
+        task_type=str(raw["task"]),
+        metadata={"source_id": str(raw["idx"]), "source": str(raw.get("source") or ""), "filename": raw.get("filename")},
+        notes=notes,
+    )
+
+
+SOURCE = Source(
+    name="cvbench",
+    licence="apache-2.0",
+    load=streamed("cvbench", rows, convert),
+    home="nyu-visionx/CV-Bench",
+    describe="CV-Bench 2D and 3D, evaluation only",
+    count=lambda location, options: parquet_count(files(location, options)),
+    options={"part": "both"},
+    hub_files=lambda options: [f"test_{part}.parquet" for part in PARTS if options.get("part", "both") in (part, "both")],
+)

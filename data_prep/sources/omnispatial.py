@@ -1,0 +1,71 @@
+"""OmniSpatial, test split (qizekun/OmniSpatial): four kinds of spatial reasoning, ten sub-tasks, 2 to 4 options.
+
+`data.json` is one JSON list; `answer` counts from 0; `id` is unique inside a task type only. The image of a row is
+`{task_type}/{id before "_"}.png`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.record import Record, Unusable
+from data_prep.sources import Request, Source, streamed
+from data_prep.sources.benchmark_files import find, lost_file, row_images
+from data_prep.sources.fields import image_root
+from data_prep.sources.pinned import Pinned
+
+PATTERNS = ("data.json", "OmniSpatial-test/data.json", "**/OmniSpatial-test/data.json")
+PINNED = Pinned(1533, revision="6691f3288bb1ff207d6ead4d841b505de08a6fd8")
+
+
+def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The one data file. Raises ConfigError."""
+    return find(location, PATTERNS, "omnispatial")[:1]
+
+
+def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
+    (path,) = files(location, request.options)
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(listed, list):
+            raise ValueError(f"a JSON {type(listed).__name__} instead of a list")
+    except ValueError as error:
+        yield 0, lost_file("omnispatial", path, error)
+        return
+    yield from enumerate(listed)
+
+
+def convert(index: int, raw: Any, request: Request) -> Record:
+    options = tuple(str(option) for option in raw["options"])
+    gold = raw["answer"]
+    if isinstance(gold, bool) or not isinstance(gold, int) or not 0 <= gold < len(options):
+        raise Unusable("answer_not_in_options", f"{gold!r} is no position in {len(options)} options")
+    kind, part, name = str(raw["task_type"]), str(raw["sub_task_type"]), str(raw["id"])
+    root = image_root(request, files(request.location, request.options)[0].parent)
+    pictures, notes = row_images([f"{kind}/{name.split('_')[0]}.png"], request, root)
+    return Record(
+        uid=f"omnispatial-{kind}-{part}-{name}",
+        dataset="omnispatial",
+        split="test",
+        question=str(raw["question"]).strip(),
+        options=options,
+        gold_index=gold,
+        gold_text=options[gold],
+        images=pictures,
+        task_type=f"{kind}/{part}",
+        metadata={"source_id": f"{kind}/{part}/{name}"},
+        notes=notes,
+    )
+
+
+SOURCE = Source(
+    name="omnispatial",
+    licence="apache-2.0 on its card, CC BY-NC 4.0 in its repository: take the stricter one",
+    load=streamed("omnispatial", rows, convert),
+    home="qizekun/OmniSpatial",
+    describe="OmniSpatial test, evaluation only; unzip OmniSpatial-test.zip",
+    hub_files=lambda options: ["OmniSpatial-test.zip"],
+)

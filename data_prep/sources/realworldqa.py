@@ -1,0 +1,65 @@
+"""RealWorldQA (xai-org/RealworldQA, lmms-lab/RealWorldQA): photographs from vehicles and elsewhere; 2 to 4 options inside the
+question, or a short free answer.
+
+Questions end with an instruction to answer directly, with a letter or with a word; both are taken off, because reasoning is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from data_prep.record import Record, Unusable
+from data_prep.sources import Request, Source, streamed
+from data_prep.sources.benchmark_files import find, gold_letter, numbered, row_images
+from data_prep.sources.fields import inline_options
+from data_prep.sources.pinned import Pinned
+from data_prep.sources.reading import parquet_count, parquet_rows
+
+PATTERNS = ("data/test-*.parquet", "test-*.parquet", "**/test-*.parquet")
+PINNED = Pinned(765)
+MULTIPLE_CHOICE, OPEN = "multiple_choice", "open"
+
+
+def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
+    """The data files in order. Raises ConfigError."""
+    return find(location, PATTERNS, "realworldqa")
+
+
+def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
+    yield from numbered(files(location, request.options), "realworldqa", parquet_rows)
+
+
+def convert(index: int, raw: Any, request: Request) -> Record:
+    question, options = inline_options(str(raw["question"]))
+    answer = str(raw["answer"]).strip()
+    if not answer:
+        raise Unusable("empty_answer", "the gold answer is empty")
+    gold = gold_letter(answer, options) if options else -1
+    pictures, notes = row_images([raw["image"]], request, None)
+    return Record(
+        uid=f"realworldqa-{index}",
+        dataset="realworldqa",
+        split="test",
+        question=question,
+        options=options,
+        gold_index=gold,
+        gold_text=options[gold] if options else answer,
+        images=pictures,
+        task_type=MULTIPLE_CHOICE if options else OPEN,
+        metadata={"source_id": str(raw.get("image_path") or index)},
+        notes=notes,
+    )
+
+
+SOURCE = Source(
+    name="realworldqa",
+    licence="CC BY-ND 4.0 (xai-org); lmms-lab's copy says CC BY 4.0",
+    load=streamed("realworldqa", rows, convert),
+    home="xai-org/RealworldQA",
+    describe="RealWorldQA, evaluation only",
+    count=lambda location, options: parquet_count(files(location, options)),
+    hub_files=lambda options: ["data/test-*.parquet"],
+    open_answers=True,
+)

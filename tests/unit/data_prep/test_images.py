@@ -1,0 +1,96 @@
+"""The one image loader: every form it takes, what it writes anew, and what it refuses."""
+
+import io
+from pathlib import Path
+
+import pytest
+import training_sets as sets
+from PIL import Image as Pillow
+
+from data_prep.images import encoded, inside_root, load_image, opened
+from data_prep.record import Unusable
+
+
+def refused(source: object, **options: object) -> str:
+    with pytest.raises(Unusable) as caught:
+        load_image(source, **options)  # type: ignore[arg-type]
+    return caught.value.reason
+
+
+def test_bytes_dict_path_and_pil_agree(tmp_path: Path) -> None:
+    data = sets.encode(sets.picture(40, 30, (5, 6, 20, 25)), "PNG")
+    sets.put(tmp_path / "a" / "b.png", data)
+    forms = [data, memoryview(data), {"bytes": data, "path": None}, {"bytes": None, "path": "a/b.png"}, "a/b.png", Path("a/b.png"),
+             Pillow.open(io.BytesIO(data))]  # fmt: skip
+    loaded = [load_image(form, root=tmp_path) for form in forms]
+    assert {image.wh for image, _ in loaded} == {(40, 30)}
+    assert len({opened(image).tobytes() for image, _ in loaded}) == 1
+    assert [notes for _, notes in loaded] == [()] * 6 + [("image_reencoded",)]
+    # a plain file stays a path: a million records cost no image memory
+    assert loaded[4][0].data is None
+    assert encoded(loaded[4][0]) == data
+
+
+def test_exif_orientation_is_not_applied_and_its_tag_goes() -> None:
+    exif = Pillow.Exif()
+    exif[0x0112] = 6  # turned by 90 degrees
+    data = sets.encode(sets.picture(40, 30, (0, 0, 10, 10)), exif=exif)
+    image, notes = load_image(data)
+    assert (image.wh, notes) == ((40, 30), ("exif_removed",))
+    again = Pillow.open(io.BytesIO(encoded(image)))
+    assert again.getexif().get(0x0112) is None
+    assert again.tobytes() == Pillow.open(io.BytesIO(data)).tobytes()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "1", "CMYK", "I;16", "F"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    picture = (
+        Pillow.new("L", (8, 6), 255).convert("I;16" if mode == "I;16" else mode)
+        if mode not in ("I;16",)
+        else Pillow.new("I;16", (8, 6), 65535)
+    )
+    form = {"CMYK": "JPEG", "F": "TIFF"}.get(mode, "PNG")
+    image, notes = load_image(sets.encode(picture, form))
+    assert notes == ("image_reencoded",)
+    assert Pillow.open(io.BytesIO(encoded(image))).mode == "RGB"
+    assert opened(image).getpixel((2, 2)) == (255, 255, 255)
+
+
+def test_transparency_is_laid_on_white() -> None:
+    image, _ = load_image(sets.encode(Pillow.new("RGBA", (4, 4), (0, 0, 0, 0)), "PNG"))
+    assert opened(image).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_what_is_refused(tmp_path: Path) -> None:
+    jpeg = sets.jpeg(300, 200, (10, 10, 100, 100))
+    assert refused(jpeg[: len(jpeg) // 2]) == "image_truncated"
+    png = sets.encode(Pillow.effect_noise((200, 200), 90), "PNG")
+    assert refused(png[: len(png) // 2]) == "image_truncated"
+    assert refused(b"") == "image_missing"
+    assert refused(b"<svg/>") == "image_unreadable"
+    assert refused(None) == "image_missing"
+    assert refused({"bytes": None, "path": None}) == "image_missing"
+    assert refused(jpeg, max_image_pixels=59_999) == "image_bomb"
+    assert refused(sets.encode(Pillow.new("1", (30000, 30000)), "PNG")) == "image_bomb"  # above Pillow's own error level
+    assert refused(sets.jpeg(2010, 10)) == "image_aspect_ratio"
+    assert refused("a.jpg") == "image_missing"  # no root
+    assert refused("a.jpg", root=tmp_path) == "image_missing"
+    assert refused("a\0.jpg", root=tmp_path) == "image_missing"
+
+
+def test_paths_stay_inside_the_root(tmp_path: Path) -> None:
+    root = tmp_path / "root"
+    sets.put(root / "in.jpg", sets.jpeg(8, 8))
+    outside = sets.put(tmp_path / "out.jpg", sets.jpeg(8, 8))
+    (root / "link.jpg").symlink_to(outside)
+    for name in ("../out.jpg", str(outside), "link.jpg", "x/../../out.jpg"):
+        assert refused(name, root=root) == "image_outside_root"
+    assert inside_root("x/../in.jpg", root) == (root / "in.jpg").resolve()
+    # a root that is itself a link is what the user said
+    (tmp_path / "linked").symlink_to(root)
+    assert load_image("in.jpg", root=tmp_path / "linked")[0].wh == (8, 8)
+
+
+def test_a_truncated_image_passes_only_where_nobody_looks() -> None:
+    jpeg = sets.jpeg(300, 200, (10, 10, 100, 100))
+    assert load_image(jpeg[: len(jpeg) // 2], verify=False)[0].wh == (300, 200)

@@ -1,0 +1,208 @@
+"""Every training source: records of the real layouts, and what each kind of bad row becomes."""
+
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import training_sets as sets
+
+from data_prep import sources
+from data_prep.record import REASONS, Record, Reject
+from faithful_rl.config import ConfigError
+
+
+def load(name: str, location: Path, options: dict | None = None, **arguments) -> tuple[list[Record], list[Reject]]:
+    items = list(sources.get(sets.source_of(name)).load(location, options=options or {}, **arguments))
+    return [item for item in items if isinstance(item, Record)], [item for item in items if isinstance(item, Reject)]
+
+
+@pytest.mark.parametrize("name", sets.SOURCES)
+def test_a_clean_file_loses_no_row(name: str, tmp_path: Path) -> None:
+    location, options = sets.build(name, tmp_path)
+    records, rejects = load(name, location, options)
+    assert rejects == []
+    assert len(records) == sources.get(sets.source_of(name)).count(location, sources.get(sets.source_of(name)).resolved(options))
+    assert len({record.uid for record in records}) == len(records)
+    assert [record.row for record in records] == list(range(len(records)))
+
+
+@pytest.mark.parametrize("name", sets.SOURCES)
+def test_every_bad_row_is_rejected_with_its_reason_and_kept(name: str, tmp_path: Path) -> None:
+    location, options = sets.build(name, tmp_path, bad=True)
+    good, _ = load(name, *sets.build(name, tmp_path / "clean"))
+    records, rejects = load(name, location, options)
+    assert [reject.reason for reject in rejects] == sets.BAD[name]
+    assert [record.uid for record in records] == [record.uid for record in good]
+    assert all(reject.source_row for reject in rejects)
+    assert all(reject.reason in REASONS for reject in rejects)
+
+
+@pytest.mark.parametrize("name", sets.SOURCES)
+def test_one_thread_and_many_give_the_same(name: str, tmp_path: Path) -> None:
+    location, options = sets.build(name, tmp_path, bad=True)
+    assert load(name, location, {**options, "workers": 1}) == load(name, location, {**options, "workers": 3})
+
+
+@pytest.mark.parametrize("name", sets.SOURCES)
+def test_limit_and_chosen_rows(name: str, tmp_path: Path) -> None:
+    location, options = sets.build(name, tmp_path)
+    everything, _ = load(name, location, options)
+    assert load(name, location, options, limit=2)[0] == everything[:2]
+    assert load(name, location, options, chosen=lambda row: row in (0, 2))[0] == [everything[0], everything[2]]
+
+
+def test_sat_shuffles_options_by_seed_and_keeps_the_gold(tmp_path: Path) -> None:
+    location = sets.sat(tmp_path, copies=20)
+    first, _ = load("sat", location, seed=0)
+    assert first == load("sat", location, seed=0)[0]
+    other, _ = load("sat", location, seed=1)
+    assert [record.options for record in first] != [record.options for record in other]
+    for records in (first, other):
+        for record in records:
+            assert record.options[record.gold_index] == record.gold_text
+            assert sorted(record.options) == sorted(
+                answer.removesuffix(" in the first frame") for answer in record.metadata["answers_as_given"]
+            )
+    # the gold answer is always first in the file; a policy that says A must not win
+    assert 0.2 < sum(record.gold_index == 0 for record in first if len(record.options) == 2) / 80 < 0.8
+
+
+def test_sat_layouts_agree_and_details(tmp_path: Path) -> None:
+    old, _ = load("sat", sets.sat(tmp_path / "a", "bytes"))
+    new, _ = load("sat", sets.sat(tmp_path / "b", "v2"))
+    assert old == new
+    moved = next(record for record in old if record.task_type == "obj_movement")
+    assert len(moved.images) == 2
+    assert not any("in the first frame" in option for option in moved.options)
+    kept, _ = load("sat", tmp_path / "a", {"strip_first_frame": "false"})
+    assert "in the first frame" in next(record for record in kept if record.task_type == "obj_movement").gold_text
+    file = pq.ParquetFile(tmp_path / "a" / "SAT_train.parquet")
+    assert file.num_row_groups == 1
+
+
+def test_sat_question_types_are_left_out_and_counted(tmp_path: Path) -> None:
+    records, rejects = load("sat", sets.sat(tmp_path), {"question_types": "goal_aim,obj_movement"})
+    assert {record.task_type for record in records} == {"goal_aim", "obj_movement"}
+    assert [reject.reason for reject in rejects] == ["filtered"] * 3
+
+
+def test_vgr_boxes_and_tags(tmp_path: Path) -> None:
+    location, root = sets.vgr(tmp_path)
+    records, _ = load("vgr", location, {"images": str(root), "cot": "short"})
+    assert records[0].boxes == (tuple(map(float, sets.VGR_BOX)),)
+    assert (
+        records[0].response == "<think>The man is here <bbox>[320,120,480,360]</bbox>, holding a racket.</think><answer>A racket.</answer>"
+    )
+    assert (records[0].question, records[0].gold_text, records[0].task_type) == ("What is the man holding?", "A racket.", "coco")
+    assert records[1].options == ("leaf", "stem", "root")
+    assert records[1].gold_index == 1
+    assert records[1].response.endswith("<answer>B</answer>")
+    assert records[1].question == "Which label shows the stem?"
+    assert "<" not in records[1].response.replace("<bbox>", "").replace("</bbox>", "")[len("<think>") : -len("</think><answer>B</answer>")]
+    assert records[1].notes == ("orphan_tags_removed",)
+    assert (records[2].boxes, records[2].notes) == (((320.0, 120.0, 640.0, 360.0),), ("box_clipped",))
+    listed, root = sets.vgr(tmp_path / "lists", lists=True)
+    assert [record.question for record in load("vgr", listed, {"images": str(root), "cot": "long"})[0]] == [
+        record.question for record in records
+    ]
+
+
+def test_vgr_never_mixes_its_two_files(tmp_path: Path) -> None:
+    location, root = sets.vgr(tmp_path)
+    with pytest.raises(ConfigError, match="cot=short or cot=long"):
+        load("vgr", location, {"images": str(root)})
+    with pytest.raises(ConfigError, match="short or long"):
+        load("vgr", location, {"images": str(root), "cot": "medium"})
+    alone, _ = load("vgr", location / "data" / "vgr_longcot.parquet", {"images": str(root)})
+    assert {record.uid.split("-")[1] for record in alone} == {"long"}
+
+
+def test_a_bad_box_may_be_dropped_with_a_note(tmp_path: Path) -> None:
+    location, root = sets.vgr(tmp_path, bad=True)
+    records, _ = load("vgr", location, {"images": str(root), "cot": "short", "bad_boxes": "drop"})
+    flat = next(record for record in records if record.uid == "vgr-short-3")
+    assert (flat.boxes, flat.notes, flat.response) == ((), ("box_degenerate_dropped",), "<think>x</think><answer>a</answer>")
+
+
+def test_viscot_folders_clipping_and_further_columns(tmp_path: Path) -> None:
+    location, root = sets.viscot(tmp_path)
+    records, _ = load("viscot", location, {"images": str(root)})
+    by_uid = {record.uid: record for record in records}
+    assert len(by_uid["viscot-cub-1"].boxes) == 2
+    dude = by_uid["viscot-dude-0"]
+    assert (dude.gold_text, dude.boxes, dude.notes) == ("1996", ((450.0, 700.0, 600.0, 800.0),), ("box_clipped",))
+    assert dude.metadata["full_answer"] == "The date is 1996."
+    assert by_uid["viscot-textcap-0"].images[0].wh == (300, 200)  # found under textvqa
+    assert load("viscot", location)[0] == records  # the image root beside the folder is found
+    only, _ = load("viscot", location, {"images": str(root), "subsets": "dude"})
+    assert [record.uid for record in only] == ["viscot-dude-0"]
+    with pytest.raises(ConfigError, match="sroie"):
+        load("viscot", location, {"subsets": "sroie"})
+    short, left_out = load("viscot", location, {"max_answer_words": 3})
+    assert len(short) == 3
+    assert [reject.reason for reject in left_out] == ["filtered"]
+
+
+def test_viscot_363k_unpads(tmp_path: Path) -> None:
+    location, root = sets.viscot_363k(tmp_path)
+    records, _ = load("viscot_363k", location, {"images": str(root)})
+    assert [record.boxes[0] for record in records] == [
+        (100.0, 200.0, 300.0, 400.0),
+        (139.0, 30.0, 292.0, 294.0),
+        (50.0, 50.0, 150.0, 120.0),
+    ]
+    assert [record.notes for record in records] == [("frame_padded",), ("frame_padded",), ("frame_plain",)]
+    assert records[0].question == "What is on the table?"
+
+
+def test_viscot_363k_without_the_suffix_uses_the_turn(tmp_path: Path) -> None:
+    import json
+
+    location, root = sets.viscot_363k(tmp_path)
+    row = json.loads(location.read_text())[0]
+    row["image"][1] = row["image"][0]
+    location.write_text(json.dumps([row]))
+    (record,), _ = load("viscot_363k", location, {"images": str(root)})
+    assert record.notes == ("box_unpadded",)
+    assert record.boxes[0] == pytest.approx(sets.GQA_BOX, abs=640 / 2000 + 1e-6)
+
+
+def test_a_list_that_breaks_off_is_said(tmp_path: Path) -> None:
+    location, root = sets.viscot_363k(tmp_path, cut=True)
+    records, rejects = load("viscot_363k", location, {"images": str(root)})
+    assert len(records) == 2
+    assert [(reject.reason, reject.rows) for reject in rejects] == [("corrupt_file", 0)]
+
+
+def test_treevgr_options_and_labels(tmp_path: Path) -> None:
+    records, _ = load("treevgr_rl", sets.treevgr(tmp_path))
+    assert [record.task_type for record in records] == ["vstar", "vstar", "visdrone", "visdrone"]
+    assert records[1].box_labels == ("cup", "plate")
+    assert (records[2].question, records[2].options, records[2].gold_text) == ("How many cars are there?", ("2", "3", "4"), "3")
+    assert (records[3].question, records[3].options, records[3].gold_index) == ("What is the van doing?", ("parking", "driving"), 0)
+
+
+def test_a_damaged_parquet_file(tmp_path: Path) -> None:
+    location = sets.sat(tmp_path, copies=4)
+    path = location / "SAT_train.parquet"
+    data = bytearray(path.read_bytes())
+    whole = path.read_bytes()
+    data[4:200] = bytes(196)  # the beginning of the first column's pages
+    path.write_bytes(data)
+    records, rejects = load("sat", location)
+    assert len(records) + len(rejects) == 20
+    assert {reject.reason for reject in rejects} == {"corrupt_parquet"}
+    path.write_bytes(whole[: len(whole) // 2])
+    records, rejects = load("sat", location)
+    assert (records, [(reject.reason, reject.rows) for reject in rejects]) == ([], [("corrupt_file", 0)])
+
+
+def test_nothing_there_and_unknown_options(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"SAT_train\.parquet"):
+        load("sat", tmp_path)
+    with pytest.raises(ConfigError, match=r"sat\.colour"):
+        load("sat", tmp_path, {"colour": 1})
+    with pytest.raises(ConfigError, match=r"sat\.verify_images.*bool"):
+        load("sat", tmp_path, {"verify_images": "perhaps"})
+    with pytest.raises(ConfigError, match="treevgr_rl"):
+        sources.get("treevgr")
