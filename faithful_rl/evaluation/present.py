@@ -1,0 +1,114 @@
+"""An evaluation and a comparison in the terminal: coverage beside every figure, and what is not a whole evaluation is called partial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from faithful_rl.evaluation.comparison import excludes_zero, power_note
+from faithful_rl.evaluation.figures import BY_NAME, CELLS, METRICS
+
+CELL_WORDS = dict(
+    zip(CELLS, ("correct and consistent", "correct but inconsistent", "wrong but consistent", "wrong and inconsistent"), strict=True)
+)
+
+
+def partial(summary: Mapping[str, Any]) -> bool:
+    """Whether some question has no response, or a judge failed on one."""
+    return any(entry["coverage"] < 1 for entry in summary["benchmarks"].values())
+
+
+def show(summary: Mapping[str, Any], console: Console) -> None:
+    """Figures of every benchmark with their intervals, then conventions, cells and notes."""
+    word = "PARTIAL evaluation" if partial(summary) else "evaluation"
+    console.print(f"\n{word} of {summary['model']}, mode {summary['mode']}", markup=False, soft_wrap=True)
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("figure", no_wrap=True)
+    for name, entry in summary["benchmarks"].items():
+        heading = f"{name}\n{entry['scored']} of {entry['questions']} ({100 * entry['coverage']:.1f}%)"
+        table.add_column(escape(heading), justify="right", no_wrap=True)
+    for quantity in METRICS:
+        cells = [cell(entry["metrics"][quantity.name], quantity.percent) for entry in summary["benchmarks"].values()]
+        table.add_row(f"{quantity.name}{' %' if quantity.percent else ''}", *map(escape, cells))
+    console.print(table)
+    for name, entry in summary["benchmarks"].items():
+        _show_one(name, entry, console)
+    for name, found in summary.get("combined", {}).items():
+        console.print(f"{name}: accuracy {cell(found['accuracy'], True)} ({found['convention']})", markup=False, soft_wrap=True)
+    if summary.get("paired"):
+        show_pairs(summary["paired"], console)
+
+
+def _show_one(name: str, entry: Mapping[str, Any], console: Console) -> None:
+    counts = ", ".join(f"{CELL_WORDS[label]} {entry['cells'][label]}" for label in CELLS)
+    console.print(f"{name}: {counts}, unscored {entry['cells']['unscored']}", markup=False, soft_wrap=True)
+    others = {kind: found for kind, found in entry["conventions"].items() if kind != "per_question"}
+    if others:
+        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} of {found['n']}" for kind, found in others.items())
+        console.print(f"  accuracy by convention: {told}", markup=False, soft_wrap=True)
+    if entry.get("extractor"):
+        found = entry["extractor"]
+        agreed = "–" if found["agreement"] is None else f"{100 * found['agreement']:.1f}%"
+        kappa = "–" if not found["kappa"] or found["kappa"]["value"] is None else f"{found['kappa']['value']:.3f}"
+        console.print(
+            f"  answers read by {found['model']} too: {found['read']} read, {found['failed']} failed, agreement {agreed}, kappa {kappa}, "
+            f"{found['decided_by_model']} decided by it",
+            markup=False,
+            soft_wrap=True,
+        )
+    for note in entry["notes"]:
+        console.print(f"  note: {note}", markup=False, soft_wrap=True)
+
+
+def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """b - a with its interval and p values, and what too few questions cannot show."""
+    table = Table(title="paired comparison, b - a", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    for heading in ("benchmark", "figure", "n", "a", "b", "difference", "p", "p (Holm)"):
+        table.add_column(heading, justify="left" if heading in ("benchmark", "figure") else "right", no_wrap=True)
+    for entry in entries:
+        quantity = BY_NAME.get(entry["metric"])
+        percent = quantity is None or quantity.percent
+        mark = " *" if excludes_zero(entry) else ""
+        table.add_row(
+            escape(entry["benchmark"]),
+            entry["metric"],
+            f"{entry['n']} of {entry['shared']}",
+            number(entry["a"], percent),
+            number(entry["b"], percent),
+            escape(cell(entry["difference"], percent) + mark),
+            _p(entry.get("p")),
+            _p(entry.get("p_holm")),
+        )
+    console.print(table)
+    console.print(
+        "* its 95% interval excludes zero. p: McNemar's exact test on the questions that both have; Holm corrects for all of this table.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for entry in entries:
+        note = power_note(entry)
+        if note:
+            console.print(f"  note: {note}", markup=False, soft_wrap=True)
+
+
+def cell(found: Mapping[str, Any], percent: bool) -> str:
+    """`67.2 [64.8, 69.5]`; a dash where nothing was measured."""
+    if found["value"] is None:
+        return "–"
+    if found["low"] is None or found["high"] is None:
+        return number(found["value"], percent)
+    return f"{number(found['value'], percent)} [{number(found['low'], percent)}, {number(found['high'], percent)}]"
+
+
+def number(value: float, percent: bool) -> str:
+    return f"{100 * value:.1f}" if percent else f"{value:.1f}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return ""
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
