@@ -1,24 +1,27 @@
-"""Gather a run's files and render them into one HTML page that needs nothing else."""
+"""Gather the files of runs and evaluations and render them into one HTML page that needs nothing else."""
 
 from __future__ import annotations
 
-import os
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from faithful_rl.heldout_statistics import QUANTITIES
-from faithful_rl.metrics import CONSTRAINT_SIGNALS, SYMBOLS, constraint_metric, read_metrics
-from faithful_rl.report import comparison, front, plots, rollouts
-from faithful_rl.report.rollouts import Question, View
-from faithful_rl.results import Card, cards, headline, heldout_table, read_results
+from faithful_rl.metrics import JUDGE_EXPOSED, SYMBOLS, constraint_metric, constraint_names, read_metrics
+from faithful_rl.report import comparison, costs, front, plots, rollouts, viewer, viewer_data
+from faithful_rl.report.plots import Groups, Plot
+from faithful_rl.report.rollouts import Question
+from faithful_rl.report.styles import PAGE_STYLE, method_styles, page_colour
+from faithful_rl.results import Card, Results, cards, headline, heldout_table, read_results
 from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json
+
+if TYPE_CHECKING:  # evaluations bring the statistics of paired tests; a report of runs alone does without
+    from faithful_rl.report.evaluations import Evaluations
 
 
 @dataclass(frozen=True)
@@ -36,84 +39,160 @@ class RunView:
     table: tuple[tuple[str, tuple[str, ...]], ...]
     constraints: tuple[tuple[str, ...], ...]
     questions_shown: tuple[Question, ...]
-    group: tuple[View, ...]
 
 
 @dataclass(frozen=True)
 class MethodTable:
-    """Methods over seeds in one decoding: `rows` are (method, colour, cells)."""
+    """Methods over seeds in one decoding: `rows` are (method, colour, cells of text and mark); a mark says better or worse."""
 
     decoding: str
     columns: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[str, ...]], ...]
+    rows: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...]
 
 
-def build(run_dirs: Sequence[Path], out: Path) -> Path:
-    """Write the report of one run, or of several beside each other, to `out`; returns `out`.
+@dataclass(frozen=True)
+class Methods:
+    """Several runs beside each other; `note` says on what, or why there is no table."""
+
+    headline: tuple[str, ...] = ()
+    tables: tuple[MethodTable, ...] = ()
+    figure: Plot | None = None
+    note: str = ""
+
+
+def build(
+    run_dirs: Sequence[Path],
+    out: Path,
+    evaluations: Evaluations | None = None,
+    *,
+    baseline: str | None = None,
+    names: Mapping[Path, str] | None = None,
+    rollout_limit: int = viewer.REPORT_LIMIT,
+) -> Path:
+    """Write the report of one run, or of several beside each other, with or without evaluations on benchmarks, to `out`; returns `out`.
+
+    Args:
+        baseline: the method that others are set against (see `comparison.compare`).
+        names: methods of run directories that should not go by their recipe.
+        rollout_limit: at most about so many rollouts in the viewer, of every step some.
 
     Raises:
         FileNotFoundError: if a directory holds no run.
-        ValueError: if no directory is given, or a file of a run is damaged (the message names file and line).
+        ValueError: if nothing is given, or a file of a run is damaged (the message names file and line).
     """
-    if not run_dirs:
-        raise ValueError("a report needs at least one run directory")
-    groups: dict[str, list[plots.Rows]] = {}
-    views: list[RunView] = []
-    for run_dir in run_dirs:
-        if not (run_dir / RUN).exists():
-            raise FileNotFoundError(f"{run_dir} holds no run ({RUN} is missing); give the directory that a training command printed")
-        rows = read_metrics(run_dir / METRICS)
-        recipe = str(read_json(run_dir / RUN).get("recipe", run_dir.name))
-        groups.setdefault(comparison.method_label(recipe), []).append(rows)
-        views.append(_view(run_dir, _label(run_dir, views), rows, alone=len(run_dirs) == 1))
-    tables, figure, note = _methods(run_dirs) if len(run_dirs) > 1 else ((), "", "")
-    environment = Environment(
-        loader=PackageLoader("faithful_rl.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    if not run_dirs and evaluations is None:
+        raise ValueError("a report needs at least one run directory or evaluation")
+    runs = viewer.viewed(run_dirs)
+    rows = [read_metrics(run.path / METRICS) for run in runs]
+    views = [_view(run.path, run.label, one, alone=len(runs) == 1) for run, one in zip(runs, rows, strict=True)]
+    groups = method_groups(run_dirs, names)
+    methods = _methods(run_dirs, baseline, names) if len(run_dirs) > 1 else Methods()
+    bundle = viewer_data.collect(runs, rollout_limit)
+    shown = viewer.part(bundle) if bundle.kept else None
+    page = (
+        viewer.environment()
+        .get_template("report.html.j2")
+        .render(
+            css=Markup(viewer.template_text("report.css") + viewer.template_text("viewer.css")),
+            policy=viewer.policy(shown is not None),
+            runs=views,
+            methods=methods,
+            plots=figures(groups),
+            method_keys=[(method, page_colour(style[0])) for method, style in method_styles(groups).items()],
+            title=_title(views, groups, evaluations),
+            benchmarks=_benchmarks(evaluations),
+            viewer=shown,
+            payload=shown.payload if shown else "",
+            script=shown.script if shown else "",
+            costs=[costs.costs(run.path, run.label, one) for run, one in zip(runs, rows, strict=True)],
+            cost_headings=costs.HEADINGS,
+            cost_note=costs.note(run_dirs, rows),
+            exposed_missing=JUDGE_EXPOSED if any(one and not any(JUDGE_EXPOSED in row for row in one) for one in rows) else "",
+            meanings=MEANINGS,
+        )
     )
-    css = resources.files("faithful_rl.report").joinpath("templates/report.css").read_text(encoding="utf-8")
-    page = environment.get_template("report.html.j2").render(
-        css=Markup(css),  # our own style sheet and SVG are the only raw text of the page
-        runs=views,
-        plots=[
-            (plot.title, plot.caption, Markup(plot.svg))
-            for plot in plots.draw_all({name: groups[name] for name in comparison.in_order(groups)})
-        ],
-        title=views[0].label if len(views) == 1 else f"{len(views)} runs, {len(groups)} methods",
-        tables=tables,
-        front=Markup(figure),
-        note=note,
-        meanings=MEANINGS,
-    )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    half = out.with_name(f".{out.name}.tmp")
-    half.write_text(page, encoding="utf-8")
-    os.replace(half, out)
+    viewer.write_page(out, page)
     return out
 
 
-def _label(run_dir: Path, taken: Sequence[RunView]) -> str:
-    record = read_json(run_dir / RUN)
-    label = f"{record.get('recipe', run_dir.name)}, seed {record.get('seed', '?')}"
-    return label if label not in {view.label for view in taken} else f"{label} ({run_dir.name})"
+def figures(groups: Groups, style: Mapping[Any, Any] = PAGE_STYLE) -> list[Plot]:
+    """The pictures of training: the way of each method in accuracy and inconsistency, then every curve."""
+    way = front.draw_training(groups, style)
+    caption = "Training rollouts; each mark is a tenth of the steps, hollow the first, large the last. Up and left is better."
+    return [*([Plot("Accuracy against inconsistency", caption, way, "way")] if way else []), *plots.draw_all(groups, style)]
 
 
-def _methods(run_dirs: Sequence[Path]) -> tuple[tuple[MethodTable, ...], str, str]:
-    """(tables, SVG of the front, what stood in the way): a comparison that cannot be made is said, and the rest of the page stays."""
+def method_groups(run_dirs: Sequence[Path], names: Mapping[Path, str] | None = None) -> dict[str, list[plots.Rows]]:
+    """Method -> metrics of its runs, methods in the order of tables and legends."""
+    groups: dict[str, list[plots.Rows]] = {}
+    for run_dir in run_dirs:
+        groups.setdefault(comparison.method_of(run_dir, names), []).append(read_metrics(run_dir / METRICS))
+    return {name: groups[name] for name in comparison.in_order(groups)}
+
+
+def _title(views: Sequence[RunView], groups: Groups, evaluations: Evaluations | None) -> str:
+    if not views and evaluations is not None:
+        count = len(evaluations.methods)
+        return next(iter(evaluations.methods)) if count == 1 else f"{count} models on benchmarks"
+    return views[0].label if len(views) == 1 else f"{len(views)} runs, {len(groups)} methods"
+
+
+def _benchmarks(found: Evaluations | None) -> dict[str, Any] | None:
+    """What the page shows of evaluations; None without any."""
+    if found is None:
+        return None
+    from faithful_rl.report import evaluations
+
+    drawn = evaluations.bars(found)
+    return {
+        "headline": evaluations.headline(found),
+        "tables": evaluations.tables(found),
+        "figure": drawn,
+        "baseline": found.baseline if len(found.methods) > 1 else "",
+        "untested": found.untested,
+        "origins": [(method, run.summary) for method, runs in found.methods.items() for run in runs],
+        "notes": [f"{name}: {text}" for name, text in _notes(found)],
+    }
+
+
+def _notes(found: Evaluations) -> list[tuple[str, str]]:
+    """What the evaluations themselves remark on their benchmarks, each remark once."""
+    remarks = [
+        (name, str(note))
+        for runs in found.methods.values()
+        for run in runs
+        for name, entry in run.summary["benchmarks"].items()
+        for note in entry.get("notes") or ()
+    ]
+    return list(dict.fromkeys(remarks))
+
+
+def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path, str] | None) -> Methods:
+    """The methods beside each other: a comparison that cannot be made is said, and the rest of the page stays."""
     try:
-        found = comparison.compare(run_dirs)
+        found = comparison.compare(run_dirs, baseline, names)
     except ValueError as error:
-        return (), "", f"No table of methods: {error}."
-    chosen = [quantity for quantity in QUANTITIES if quantity.name in comparison.COLUMNS]
+        return Methods(note=f"No table of methods: {error}.")
+    chosen = [quantity for name in comparison.COLUMNS for quantity in QUANTITIES if quantity.name == name]
     columns = tuple(f"{quantity.heading}{' %' if quantity.percent else ''}" for quantity in chosen)
-    tables = []
+    styles = method_styles(found.methods)
+    made = []
     for decoding, by_method in found.estimates.items():
-        rows = tuple(
-            (method, plots.method_style(method)[0], tuple(comparison.cell(by_method[method][q.name], q.percent) for q in chosen))
-            for method in found.methods
-        )
-        tables.append(MethodTable(DECODING_LABELS[decoding], columns, rows))
-    figure = plots.as_svg(front.draw(found, run_dirs, plots.PAGE_STYLE), "front")
-    return tuple(tables), figure, f"{found.questions} held-out questions, the same for every run."
+        table = []
+        for method in found.methods:
+            cells = []
+            for quantity in chosen:
+                gap = found.difference(method, decoding, quantity.name)
+                differs = gap is not None and gap.bootstrap.excludes_zero and quantity.better
+                mark = ("better" if gap.bootstrap.value * quantity.better > 0 else "worse") if gap is not None and differs else ""
+                cells.append((comparison.cell(by_method[method][quantity.name], quantity.percent), mark))
+            table.append((method, page_colour(styles[method][0]), tuple(cells)))
+        made.append(MethodTable(DECODING_LABELS[decoding], columns, tuple(table)))
+    figure = Plot("Held-out accuracy against inconsistency", "", front.draw(found, run_dirs, PAGE_STYLE, names), "front")
+    seeds = ", ".join(map(str, sorted({len(seeds) for seeds in found.seeds.values()})))
+    note = f"{found.questions} held-out questions, the same for every run; seeds per method: {seeds}."
+    note += f" ▲ better, ▼ worse than {found.baseline}: the difference's 95% interval excludes zero." if found.baseline else ""
+    return Methods(comparison.headline(found), tuple(made), figure, note)
 
 
 def _view(run_dir: Path, label: str, rows: plots.Rows, alone: bool) -> RunView:
@@ -125,15 +204,26 @@ def _view(run_dir: Path, label: str, rows: plots.Rows, alone: bool) -> RunView:
         record=record,
         duration=_duration(record),
         steps=int(rows[-1]["step"]) if rows else 0,
-        headline=headline(results),
+        headline=headline(results) or after_only(results),
         questions=results.questions,
         cards=cards(results),
         columns=columns,
         table=table,
         constraints=tuple(_constraints(rows)),
-        questions_shown=tuple(rollouts.choose(run_dir, rollouts.SHOWN if alone else 4)),
-        group=rollouts.last_group(run_dir) if alone else (),
+        questions_shown=tuple(rollouts.choose(run_dir)) if alone else (),
     )
+
+
+def after_only(results: Results) -> tuple[str, ...]:
+    """The first sentence about a run that was evaluated after training only; () before that."""
+    for decoding, columns in results.numbers.items():
+        found = columns.get("after")
+        if found and not math.isnan(found["accuracy"].value) and not math.isnan(found["inconsistency_rate"].value):
+            accuracy, inconsistency = 100 * found["accuracy"].value, 100 * found["inconsistency_rate"].value
+            where = "sampled at temperature 1" if decoding == "T1" else "decoded greedily"
+            told = f"{accuracy:.1f}% of the answers are right and {inconsistency:.1f}% contradict their own reasoning"
+            return (f"After training, {where}, {told}.",)
+    return ()
 
 
 def _duration(record: Mapping[str, Any]) -> str:
@@ -150,7 +240,7 @@ def _constraints(rows: plots.Rows) -> list[tuple[str, ...]]:
     """(name, symbol, threshold, score, multiplier, holds or violated, steps frozen) of each constraint at the last step."""
     last = rows[-1] if rows else {}
     found = []
-    for name in CONSTRAINT_SIGNALS:
+    for name in constraint_names(rows):
         threshold = last.get(constraint_metric(name, "threshold"))
         if threshold is None:
             continue
@@ -158,7 +248,7 @@ def _constraints(rows: plots.Rows) -> list[tuple[str, ...]]:
         violation = last.get(constraint_metric(name, "violation"), 0.0)
         frozen = sum(row.get(constraint_metric(name, "frozen"), 0.0) > 0 for row in rows)
         texts = ("–" if value is None else f"{value:.3f}" for value in numbers)
-        found.append((name.replace("_", " "), SYMBOLS[name], *texts, "violated" if violation > 0 else "holds", str(frozen)))
+        found.append((name.replace("_", " "), SYMBOLS.get(name, ""), *texts, "violated" if violation > 0 else "holds", str(frozen)))
     return found
 
 

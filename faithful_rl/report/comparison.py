@@ -1,6 +1,7 @@
 """Methods beside each other over seeds, from one warm start on one set of held-out questions: numbers, Markdown, JSON.
 
-A method is a recipe; its seeds are its runs. The warm start's numbers are the `before` evaluations of all runs.
+A method is a recipe, or the name that a caller gives to its runs; its seeds are its runs. Any list of methods can be compared: each
+is set against one of them, the baseline. The warm start's numbers are the `before` evaluations of all runs.
 """
 
 from __future__ import annotations
@@ -29,15 +30,22 @@ from faithful_rl.heldout_statistics import (
 from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, read_json
 
 WARM_START = "warm start"
-# Recipe -> what tables and pictures call it, in the order of the tables; other recipes go by their own name, after these.
+BASELINE = "GRPO"  # what others are set against where nobody says otherwise and it was run
+# Recipe without its size -> what tables and pictures call it, in the order of the tables; others go by their own name, after these.
 LABELS = {
-    "grpo_tiny": "GRPO",
-    "fgrpo_consistency_tiny": "FGRPO, consistency only",
-    "fgrpo_fixed_tiny": "FGRPO, fixed multipliers",
-    "fgrpo_tiny": "FGRPO, adaptive",
-    "grpo_7b": "GRPO",
-    "fgrpo_7b": "FGRPO, adaptive",
+    "grpo": "GRPO",
+    "dr_grpo": "Dr. GRPO",
+    "additive": "GRPO, additive reward",
+    "multiplicative": "GRPO, multiplicative reward",
+    "gdpo": "GDPO",
+    "hras": "HRAS",
+    "cora": "HRAS + CRM",
+    "fgrpo_consistency": "FGRPO, consistency only",
+    "fgrpo_fixed": "FGRPO, fixed multipliers",
+    "fgrpo_pid": "FGRPO, PID",
+    "fgrpo": "FGRPO, adaptive",
 }
+SIZES = ("_tiny", "_3b", "_7b", "_72b")
 COLUMNS = (
     "accuracy",
     "inconsistency_rate",
@@ -65,7 +73,8 @@ class Difference:
 
 @dataclass(frozen=True)
 class Comparison:
-    """`estimates[decoding][method][quantity]` over seeds, `per_seed` likewise with one number per seed."""
+    """`estimates[decoding][method][quantity]` over seeds, `per_seed` likewise with one number per seed; `baseline` is "" where there
+    is one method only, and then there are no differences."""
 
     methods: tuple[str, ...]
     seeds: Mapping[str, tuple[int, ...]]
@@ -75,20 +84,39 @@ class Comparison:
     estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     per_seed: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]]
     differences: tuple[Difference, ...]
+    baseline: str = ""
+
+    def difference(self, method: str, decoding: str, quantity: str) -> Difference | None:
+        """`method` - baseline in one quantity, None where it was not computed."""
+        wanted = (method, decoding, quantity)
+        return next((d for d in self.differences if (d.method, d.decoding, d.quantity) == wanted), None)
 
 
 def method_label(recipe: str) -> str:
     """What tables and pictures call a recipe."""
-    return LABELS.get(recipe, recipe)
+    stem = next((recipe.removesuffix(size) for size in SIZES if recipe.endswith(size)), recipe)
+    return LABELS.get(stem, recipe)
 
 
-def compare(run_dirs: Sequence[Path]) -> Comparison:
+def method_of(run_dir: Path, names: Mapping[Path, str] | None = None) -> str:
+    """The method of a run: the name given to its directory, else its recipe's."""
+    given = (names or {}).get(run_dir)
+    return given or method_label(str(read_json(run_dir / RUN).get("recipe", run_dir.name)))
+
+
+def compare(run_dirs: Sequence[Path], baseline: str | None = None, names: Mapping[Path, str] | None = None) -> Comparison:
     """Read the runs and compute every number of the tables.
 
+    Args:
+        baseline: the method that all others are set against; None: GRPO where it was run, else the first method.
+        names: methods of run directories that should not go by their recipe; directories with one name are seeds of one method.
+
     Raises:
-        ValueError: if a run is not evaluated after training, two runs share recipe and seed, or the runs answered other questions.
+        ValueError: if a run is not evaluated after training, two runs share method and seed, the runs answered other questions, or
+            no run is of the baseline.
     """
-    by_method = _group(run_dirs)
+    by_method = _group(run_dirs, names)
+    against = _baseline(by_method, baseline)
     methods = (WARM_START, *by_method)
     estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
     per_seed: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {}
@@ -102,7 +130,7 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
         seeds = {(method, quantity.name): _seeds(found, quantity) for method, found in evaluations.items() for quantity in QUANTITIES}
         estimates[decoding] = {m: {q.name: over_seeds(seeds[m, q.name]) for q in QUANTITIES} for m in evaluations}
         per_seed[decoding] = {m: {q.name: tuple(map(float, seeds[m, q.name].per_seed())) for q in QUANTITIES} for m in evaluations}
-        differences += _differences(by_method, decoding, seeds)
+        differences += _differences(by_method, decoding, seeds, against)
     if not estimates:
         raise ValueError(f"none of {', '.join(map(str, run_dirs))} has an evaluation after training; a comparison needs finished runs")
     records = [read_json(run_dir / RUN) for runs in by_method.values() for run_dir in runs.values()]
@@ -115,17 +143,25 @@ def compare(run_dirs: Sequence[Path]) -> Comparison:
         estimates=estimates,
         per_seed=per_seed,
         differences=tuple(differences),
+        baseline=against,
     )
 
 
-def _group(run_dirs: Sequence[Path]) -> dict[str, dict[int, Path]]:
+def _baseline(by_method: Mapping[str, object], wanted: str | None) -> str:
+    if wanted is not None and wanted not in by_method:
+        raise ValueError(f"the baseline {wanted!r} is none of the methods {', '.join(by_method)}; give a run of it, or another baseline")
+    chosen = wanted or (BASELINE if BASELINE in by_method else next(iter(by_method)))
+    return chosen if len(by_method) > 1 else ""
+
+
+def _group(run_dirs: Sequence[Path], names: Mapping[Path, str] | None = None) -> dict[str, dict[int, Path]]:
     """Method label -> seed -> run directory, methods in the tables' order and seeds rising."""
     found: dict[str, dict[int, Path]] = {}
     for run_dir in run_dirs:
         record = read_json(run_dir / RUN)
         if not record:
             raise ValueError(f"{run_dir} holds no run ({RUN} is missing); give the directory that a training command printed")
-        method, seed = method_label(str(record.get("recipe"))), int(record.get("seed", 0))
+        method, seed = method_of(run_dir, names), int(record.get("seed", 0))
         other = found.setdefault(method, {}).setdefault(seed, run_dir)
         if other != run_dir:
             raise ValueError(f"{other} and {run_dir} are both {method}, seed {seed}; give each recipe and seed once")
@@ -133,9 +169,9 @@ def _group(run_dirs: Sequence[Path]) -> dict[str, dict[int, Path]]:
 
 
 def in_order(methods: Iterable[str]) -> list[str]:
-    """Method labels in the order of tables and legends: the baseline first, adaptive multipliers last, unknown ones after."""
+    """Method labels in the order of tables and legends: known ones from GRPO to adaptive multipliers, then others as they are given."""
     order = list(LABELS.values())
-    return sorted(methods, key=lambda name: (order.index(name) if name in order else len(order), name))
+    return sorted(dict.fromkeys(methods), key=lambda name: order.index(name) if name in order else len(order))
 
 
 def _last_step(run_dir: Path) -> int:
@@ -174,19 +210,21 @@ def _seeds(evaluations: Sequence[Mapping[str, Row]], quantity: Quantity) -> Seed
     return Seeds(np.stack([values for values, _ in arrays]), np.stack([weights for _, weights in arrays]))
 
 
-def _differences(by_method: Mapping[str, Mapping[int, Path]], decoding: str, seeds: Mapping[tuple[str, str], Seeds]) -> list[Difference]:
-    """Every other method against GRPO, where GRPO was run; per-seed numbers only where both have the same seeds."""
-    if "GRPO" not in by_method:
+def _differences(
+    by_method: Mapping[str, Mapping[int, Path]], decoding: str, seeds: Mapping[tuple[str, str], Seeds], baseline: str
+) -> list[Difference]:
+    """Every other method against the baseline; per-seed numbers only where both have the same seeds."""
+    if not baseline:
         return []
     result = []
-    for method in [name for name in by_method if name != "GRPO"]:
-        matched = tuple(by_method[method]) == tuple(by_method["GRPO"])
+    for method in [name for name in by_method if name != baseline]:
+        matched = tuple(by_method[method]) == tuple(by_method[baseline])
         for quantity in QUANTITIES:
-            ours, theirs = seeds[method, quantity.name], seeds["GRPO", quantity.name]
+            ours, theirs = seeds[method, quantity.name], seeds[baseline, quantity.name]
             result.append(
                 Difference(
                     method,
-                    "GRPO",
+                    baseline,
                     decoding,
                     quantity.name,
                     difference_over_seeds(ours, theirs),
@@ -197,6 +235,31 @@ def _differences(by_method: Mapping[str, Mapping[int, Path]], decoding: str, see
     return result
 
 
+def headline(found: Comparison) -> tuple[str, ...]:
+    """What the methods differ in, one sentence per decoding for the method that is farthest below the baseline in inconsistency.
+
+    A difference is called one only where its 95% interval excludes zero. () without a baseline.
+    """
+    sentences = []
+    for decoding, by_method in found.estimates.items():
+        gaps = [d for d in found.differences if (d.decoding, d.quantity) == (decoding, "inconsistency_rate")]
+        gaps = [d for d in gaps if not math.isnan(d.bootstrap.value)]
+        if not gaps:
+            continue
+        best = min(gaps, key=lambda d: d.bootstrap.value)
+        accuracy = found.difference(best.method, decoding, "accuracy")
+        ours, theirs = by_method[best.method], by_method[found.baseline]
+        where = "Sampled at temperature 1" if decoding == "T1" else "Decoded greedily"
+        text = f"{where}, {100 * ours['inconsistency_rate'].value:.1f}% of the answers of {best.method} contradict their own reasoning"
+        text += f", against {100 * theirs['inconsistency_rate'].value:.1f}% of {found.baseline}"
+        text += "" if best.bootstrap.excludes_zero else " (no measurable difference)"
+        if accuracy is not None and not math.isnan(accuracy.bootstrap.value):
+            told = f"{100 * ours['accuracy'].value:.1f}% against {100 * theirs['accuracy'].value:.1f}%"
+            text += f"; accuracy is {told}" + ("" if accuracy.bootstrap.excludes_zero else ", no measurable difference")
+        sentences.append(f"{text}.")
+    return tuple(sentences)
+
+
 def cell(found: Estimate, percent: bool, signed: bool = False) -> str:
     """`79.2 [76.1, 82.0]`, shares in per cent; "–" where nothing was measured."""
     if math.isnan(found.value):
@@ -204,6 +267,11 @@ def cell(found: Estimate, percent: bool, signed: bool = False) -> str:
     scale, digits, sign = (100.0, 1, "+" if signed else "") if percent else (1.0, 2, "+" if signed else "")
     text = f"{scale * found.value:{sign}.{digits}f}"
     return text if math.isnan(found.low) else f"{text} [{scale * found.low:{sign}.{digits}f}, {scale * found.high:{sign}.{digits}f}]"
+
+
+def star(found: Estimate) -> str:
+    """ " *" where a difference's interval excludes zero."""
+    return " *" if found.excludes_zero else ""
 
 
 def markdown(comparison: Comparison) -> str:
@@ -218,11 +286,12 @@ def markdown(comparison: Comparison) -> str:
         lines.append("")
     if comparison.differences:
         lines += _difference_lines(comparison, chosen)
+    excludes = "; * the interval excludes zero" if comparison.differences else ""
     counts = sorted({len(seeds) for seeds in comparison.seeds.values()})
     lines += [
         f"Seeds per method: {', '.join(map(str, counts))}; held-out questions: {comparison.questions}; "
         f"steps: {', '.join(map(str, comparison.steps))}. Mean over seeds [95% interval]: two-way bootstrap over seeds and questions "
-        f"({RESAMPLES} resamples, percentile). IR is over all answers, R_S and R_G over traces where they could be measured; "
+        f"({RESAMPLES} resamples, percentile){excludes}. IR is over all answers, R_S and R_G over traces where they could be measured; "
         "right for a false reason: right answers whose trace holds a sentence that is false of the image.",
     ]
     return "\n".join(lines) + "\n"
@@ -233,12 +302,16 @@ def _header(chosen: Sequence[Quantity]) -> str:
 
 
 def _difference_lines(comparison: Comparison, chosen: Sequence[Quantity]) -> list[str]:
-    lines = ["**Difference to GRPO**, in points, with each seed's own difference below", "", _header(chosen).replace(" %", "")]
+    lines = [
+        f"**Difference to {comparison.baseline}**, in points, with each seed's own difference below",
+        "",
+        _header(chosen).replace(" %", ""),
+    ]
     lines.append("|---|" + "---:|" * len(chosen))
     found = {(d.method, d.decoding, d.quantity): d for d in comparison.differences}
     for method, decoding in dict.fromkeys((d.method, d.decoding) for d in comparison.differences):
         row = [found[method, decoding, quantity.name] for quantity in chosen]
-        cells = [cell(d.bootstrap, q.percent, signed=True) for d, q in zip(row, chosen, strict=True)]
+        cells = [cell(d.bootstrap, q.percent, signed=True) + star(d.bootstrap) for d, q in zip(row, chosen, strict=True)]
         lines.append(f"| {method}, {DECODING_LABELS[decoding]} | {' | '.join(cells)} |")
         if any(d.per_seed for d in row):
             each = [

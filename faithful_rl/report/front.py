@@ -1,4 +1,4 @@
-"""The picture of a comparison: where each method goes in accuracy and inconsistency, and the multipliers that take it there."""
+"""Pictures of accuracy against inconsistency: where each method ends on held-out questions, and its way there while it trains."""
 
 from __future__ import annotations
 
@@ -11,44 +11,117 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from faithful_rl.metrics import CONSTRAINT_SIGNALS, constraint_metric, read_metrics
-from faithful_rl.report.comparison import WARM_START, Comparison, method_label
-from faithful_rl.report.plots import COLOUR_OF, STYLE, Rows, method_style, series
-from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json
+from faithful_rl.metrics import TRAIN_ACCURACY, TRAIN_INCONSISTENCY_RATE, constraint_metric, constraint_names, read_metrics
+from faithful_rl.report.comparison import WARM_START, Comparison, method_of
+from faithful_rl.report.plots import Groups, Rows, constraint_colours, series
+from faithful_rl.report.styles import STYLE, method_styles
+from faithful_rl.run_directory import DECODING_LABELS, METRICS
+
+WAY_POINTS = 10  # stretches of the steps that a method's way is drawn through
 
 
-def draw(comparison: Comparison, run_dirs: Sequence[Path], style: Mapping[Any, Any] = STYLE) -> Figure:
-    """One panel per decoding (held-out accuracy against IR, a line from the warm start) and one with the adaptive multipliers."""
+def draw(
+    comparison: Comparison, run_dirs: Sequence[Path], style: Mapping[Any, Any] = STYLE, names: Mapping[Path, str] | None = None
+) -> Figure:
+    """One panel per decoding (held-out accuracy against IR, a line from the warm start) and one with the multipliers that move."""
+    moving: dict[str, list[Rows]] = {}
+    for run_dir in run_dirs:
+        rows = read_metrics(run_dir / METRICS)
+        if _moves(rows):
+            moving.setdefault(method_of(run_dir, names), []).append(rows)
     with rc_context({**style, "font.size": 10}):
-        panels = len(comparison.estimates) + 1
+        panels = len(comparison.estimates) + bool(moving)
         figure = Figure(figsize=(4.3 * panels, 4.1), layout="constrained")
         axes = np.atleast_1d(figure.subplots(1, panels))
         for axis, decoding in zip(axes, comparison.estimates, strict=False):
             _outcome(axis, comparison, decoding)
-        multipliers = {run_dir.name: read_metrics(run_dir / METRICS) for run_dir in run_dirs if _is_adaptive(run_dir)}
-        _multipliers(axes[-1], list(multipliers.values()))
+        if moving:
+            _multipliers(axes[-1], moving)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
     return figure
 
 
+def draw_training(groups: Groups, style: Mapping[Any, Any] = STYLE) -> Figure | None:
+    """Accuracy against inconsistency of the training rollouts, one way per method from its first to its last step (the paper's Fig. 4).
+
+    Each point is the mean over a stretch of steps and over seeds. None where no run has both numbers.
+    """
+    styles = method_styles(groups)
+    with rc_context({**style, "font.size": 10}):
+        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        axis = figure.add_subplot()
+        drawn = [_way(axis, method, runs, *styles[method]) for method, runs in groups.items()]
+        if not any(drawn):
+            return None
+        axis.set_xlabel("inconsistency rate %  (← better)")
+        axis.set_ylabel("accuracy %  (better →)")
+        axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
+        axis.grid(linewidth=0.8)
+        axis.set_axisbelow(True)
+        axis.tick_params(length=0)
+        if len(groups) > 1:
+            figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(groups), 4), frameon=False)
+    return figure
+
+
+def _way(axis: Axes, method: str, runs: Sequence[Rows], colour: str, marker: str) -> bool:
+    x, y = (100 * values for values in way(runs))
+    if not len(x):
+        return False
+    axis.plot(x, y, color=colour, linewidth=1.8, alpha=0.6, zorder=2)
+    axis.scatter(x, y, s=20, marker=marker, color=colour, alpha=0.85, linewidths=0, zorder=3)
+    axis.plot(x[0], y[0], marker, color="none", markeredgecolor=colour, markeredgewidth=1.6, markersize=9, zorder=4)
+    axis.plot(x[-1], y[-1], marker, color=colour, markeredgecolor="white", markersize=12, label=method, linestyle="none", zorder=5)
+    return True
+
+
+def way(runs: Sequence[Rows]) -> tuple[np.ndarray, np.ndarray]:
+    """(inconsistency, accuracy), each (points,): means over `WAY_POINTS` equal stretches of the steps and over runs.
+
+    A stretch in which either was not measured is left out; both are empty where no stretch has both.
+    """
+    steps = np.array([row["step"] for rows in runs for row in rows], dtype=float)
+    if not steps.size:
+        return np.array([]), np.array([])
+    stretch = np.minimum(((steps - steps.min()) / max(np.ptp(steps) + 1, 1) * WAY_POINTS).astype(int), WAY_POINTS - 1)
+    means = []
+    for name in (TRAIN_INCONSISTENCY_RATE, TRAIN_ACCURACY):
+        values = np.concatenate([series(rows, name)[1] for rows in runs if rows])
+        known = np.isfinite(values)
+        count = np.bincount(stretch[known], minlength=WAY_POINTS)
+        total = np.bincount(stretch[known], weights=values[known], minlength=WAY_POINTS)
+        means.append(np.divide(total, count, out=np.full(WAY_POINTS, np.nan), where=count > 0))
+    both = np.isfinite(means[0]) & np.isfinite(means[1])
+    return means[0][both], means[1][both]
+
+
 def save(figure: Figure, out: Path) -> Path:
-    """Write the picture as PNG; returns `out`."""
+    """Write the picture, as PNG or SVG by its name; returns `out`."""
     out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(out, dpi=160, facecolor="white", metadata={"Software": None})
+    plain = {"Software": None} if out.suffix == ".png" else {"Date": None}
+    with rc_context(STYLE):
+        figure.savefig(out, dpi=160, facecolor="white", metadata=plain)
     return out
 
 
-def _is_adaptive(run_dir: Path) -> bool:
-    return method_label(str(read_json(run_dir / RUN).get("recipe"))) == "FGRPO, adaptive"
+def _moves(rows: Rows) -> bool:
+    """Whether any multiplier of the run has changed."""
+    for name in constraint_names(rows):
+        values = series(rows, constraint_metric(name, "multiplier"))[1] if rows else np.array([])
+        values = values[np.isfinite(values)]
+        if values.size and np.ptp(values) > 0:
+            return True
+    return False
 
 
 def _outcome(axis: Axes, comparison: Comparison, decoding: str) -> None:
     start = comparison.estimates[decoding].get(WARM_START)
+    styles = method_styles(comparison.methods)
     for method in comparison.methods:
         found = comparison.estimates[decoding][method]
         accuracy, inconsistency = found["accuracy"], found["inconsistency_rate"]
-        colour, marker = method_style(method)
+        colour, marker = styles[method]
         x, y = 100 * inconsistency.value, 100 * accuracy.value
         if start is not None and method != WARM_START:
             origin = (100 * start["inconsistency_rate"].value, 100 * start["accuracy"].value)
@@ -69,16 +142,19 @@ def _outcome(axis: Axes, comparison: Comparison, decoding: str) -> None:
     axis.set_axisbelow(True)
 
 
-def _multipliers(axis: Axes, runs: Sequence[Rows]) -> None:
-    for name in CONSTRAINT_SIGNALS:
-        curves = [series(rows, constraint_metric(name, "multiplier")) for rows in runs]
-        curves = [(steps, values) for steps, values in curves if np.isfinite(values).any()]
-        for index, (steps, values) in enumerate(curves):
-            label = name.replace("_", " ") if index == 0 else None
-            axis.plot(steps, values, color=COLOUR_OF[name], linewidth=1.6, alpha=0.85, label=label)
-    axis.set_title("Multipliers, FGRPO adaptive", loc="left", fontweight="bold")
+def _multipliers(axis: Axes, moving: Mapping[str, Sequence[Rows]]) -> None:
+    """Colour tells the constraint; where several methods move their multipliers, the line tells the method."""
+    for (method, runs), line in zip(moving.items(), ("-", "--", ":", "-.") * len(moving), strict=False):
+        for name, colour in constraint_colours(moving).items():
+            curves = [series(rows, constraint_metric(name, "multiplier")) for rows in runs]
+            curves = [(steps, values) for steps, values in curves if np.isfinite(values).any()]
+            what = name.replace("_", " ")
+            for index, (steps, values) in enumerate(curves):
+                label = None if index else what if len(moving) == 1 else f"{what}, {method}"
+                axis.plot(steps, values, line, color=colour, linewidth=1.6, alpha=0.85, label=label)
+    axis.set_title(f"Multipliers, {next(iter(moving))}" if len(moving) == 1 else "Multipliers", loc="left", fontweight="bold")
     axis.set_xlabel("step")
     axis.set_ylabel("λ")
     axis.grid(axis="y", linewidth=0.8)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=9)
+        axis.legend(frameon=False, fontsize=9 if len(moving) == 1 else 7)

@@ -1,8 +1,10 @@
-"""Rollouts made ready for the page: text cut into coloured sentences, boxes in the frame of the image, siblings of a group."""
+"""The few rollouts that stand on the page itself, before and after training: text cut into coloured sentences, boxes in the image's frame.
+
+All others are in the viewer.
+"""
 
 from __future__ import annotations
 
-import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,15 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from faithful_rl.metrics import SIGNALS, read_jsonl
-from faithful_rl.run_directory import DECODING_LABELS, ROLLOUTS, decoding_key
+from faithful_rl.metrics import SIGNALS
+from faithful_rl.report import records
+from faithful_rl.report.viewer_data import data_uri
+from faithful_rl.run_directory import decoding_key
 from faithful_rl.types import Reason
 
-SHOWN = 20
+SHOWN = 8
 # verdict -> (CSS class, symbol, what a reader is told); colour never carries the meaning alone
 VERDICTS = {
     "CORRECT": ("true", "✓", "true of the image"),
-    "INCORRECT": ("false", "✗", "false"),
+    "INCORRECT": ("false", "✗", "false of the image"),
     "SKIP": ("skip", "–", "nothing to judge"),
     "UNSCORED": ("unscored", "?", "the judge failed"),
 }
@@ -82,7 +86,6 @@ class View:
     consistency: str  # "consistent", "inconsistent" or "" where it was not judged
     consistency_why: str
     signals: tuple[Chip, ...]
-    advantages: tuple[Chip, ...]
 
 
 @dataclass(frozen=True)
@@ -100,16 +103,16 @@ def choose(run_dir: Path, count: int = SHOWN) -> list[Question]:
     training was right for a wrong reason (contradicts itself, or holds a false sentence). T=1 where it was kept, else greedy;
     without held-out rollouts, training rollouts of the first and last kept step.
     """
-    files = sorted((run_dir / ROLLOUTS).glob("step_*.jsonl"))
-    records = [record for file in files if file.stem.endswith("_heldout") for _, record in read_jsonl(file)]
-    decodings = {decoding_key(record.get("decoding")) for record in records}
+    files = records.rollout_files(run_dir)
+    heldout = [record for file in files if records.is_heldout(file) for _, record in records.read_lines(file)]
+    decodings = {decoding_key(record.get("decoding")) for record in heldout}
     wanted = "T1" if "T1" in decodings else "greedy"
-    kept = [record for record in records if decoding_key(record.get("decoding")) == wanted]
+    kept = [record for record in heldout if decoding_key(record.get("decoding")) == wanted]
     if not kept:
-        training = [file for file in files if not file.stem.endswith("_heldout")]
+        training = [file for file in files if not records.is_heldout(file)]
         ends = dict.fromkeys(training[:1] + training[-1:])
-        lone = [record for file in ends for _, record in list(read_jsonl(file))[: count // max(len(ends), 1)]]
-        return [Question("one of a training step", (view(record, run_dir),)) for record in lone]
+        lone = [record for file in ends for _, record in list(records.read_lines(file))[: count // max(len(ends), 1)]]
+        return [Question("one of a training step", (view(record),)) for record in lone]
     steps = sorted({record["step"] for record in kept})
     moments = [{record["uid"]: record for record in kept if record["step"] == step} for step in dict.fromkeys((steps[0], steps[-1]))]
     shared = sorted((uid for uid in moments[0] if all(uid in moment for moment in moments)), key=_hash)
@@ -117,21 +120,7 @@ def choose(run_dir: Path, count: int = SHOWN) -> list[Question]:
     telling = [uid for uid in shared if _right_for_a_wrong_reason(moments[0][uid])][: number // 2]
     drawn = [uid for uid in shared if uid not in telling][: number - len(telling)]
     reasons = {**dict.fromkeys(telling, "right for a wrong reason at first"), **dict.fromkeys(drawn, "drawn at random")}
-    return [Question(why, tuple(view(moment[uid], run_dir) for moment in moments)) for uid, why in reasons.items()]
-
-
-def last_group(run_dir: Path) -> tuple[View, ...]:
-    """The siblings of one group of the last kept training step, the group whose advantages differ most; () without any."""
-    files = [file for file in sorted((run_dir / ROLLOUTS).glob("step_*.jsonl")) if not file.stem.endswith("_heldout")]
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for _, record in read_jsonl(files[-1]) if files else ():
-        if record.get("advantage") is not None:
-            groups.setdefault(str(record.get("group") or record["uid"]), []).append(record)
-    several = [group for group in groups.values() if len(group) > 1]
-    if not several:
-        return ()
-    spread = max(several, key=lambda group: max(r["advantage"] for r in group) - min(r["advantage"] for r in group))
-    return tuple(view(record, run_dir) for record in spread)
+    return [Question(why, tuple(view(moment[uid]) for moment in moments)) for uid, why in reasons.items()]
 
 
 def _hash(uid: str) -> str:
@@ -145,39 +134,29 @@ def _right_for_a_wrong_reason(record: Mapping[str, Any]) -> bool:
     return bool(columns.get("accuracy", 0) > 0 and (inconsistent or false_sentence))
 
 
-def view(record: Mapping[str, Any], run_dir: Path) -> View:
+def view(record: Mapping[str, Any]) -> View:
     """A line of a rollout file, ready to be shown."""
-    decoding = decoding_key(record.get("decoding"))
-    where = f"held-out, {DECODING_LABELS.get(decoding or '', decoding)}" if record.get("split") == "heldout" else "training"
-    width, height = record.get("image_wh") or (1, 1)
+    width, height = records.image_size(record)
     columns = record.get("columns") or {}
     judged = columns.get("consistency_scored", 0) > 0
-    advantages = [("total", record["advantage"])] if record.get("advantage") is not None else []
-    advantages += list((record.get("advantages_by_signal") or {}).items())
+    encoded = str(record.get("image_png_base64") or "")
     return View(
         uid=str(record["uid"]),
         step=int(record["step"]),
-        where=where,
+        where=records.where(record),
         question=str(record.get("question") or ""),
         options=tuple(str(option) for option in record.get("options") or ()),
-        ground_truth=_truth(str(record.get("ground_truth") or ""), [str(option) for option in record.get("options") or ()]),
-        image=_image(record, run_dir),
-        size=(float(width), float(height)),
-        predicted=tuple(_frames(record.get("boxes_predicted") or ())),
-        reference=tuple(_frames(record.get("boxes_reference") or ())),
+        ground_truth=records.truth(record),
+        image=data_uri(encoded) if encoded else "",
+        size=(width or 1.0, height or 1.0),
+        predicted=tuple(_frames(records.predicted_boxes(record))),
+        reference=tuple(_frames(records.reference_boxes(record))),
         sentences=tuple(cut(str(record.get("response") or ""), record.get("sentences") or ())),
         right=columns.get("accuracy", 0) > 0,
         consistency=("consistent" if columns["consistency"] > 0 else "inconsistent") if judged else "",
         consistency_why=str(record.get("consistency_why") or ""),
         signals=tuple(_signal(name, columns) for name in SIGNALS if f"{name}_scored" in columns),
-        advantages=tuple(Chip(name, f"{value:+.2f}") for name, value in advantages),
     )
-
-
-def _truth(letter: str, options: Sequence[str]) -> str:
-    """`B (right)`: an option's letter with its text; any other ground truth as it is."""
-    place = ord(letter) - ord("A") if len(letter) == 1 else -1
-    return f"{letter} ({options[place]})" if 0 <= place < len(options) else letter
 
 
 def _signal(name: str, columns: Mapping[str, float]) -> Chip:
@@ -189,13 +168,6 @@ def _signal(name: str, columns: Mapping[str, float]) -> Chip:
     return Chip(name, f"{columns[name]:.2f}", "bad" if columns[name] < 0.5 else "")
 
 
-def _image(record: Mapping[str, Any], run_dir: Path) -> str:
-    encoded = record.get("image_png_base64")
-    if not encoded and record.get("image_file"):
-        encoded = base64.b64encode((run_dir / record["image_file"]).read_bytes()).decode("ascii")
-    return f"data:image/png;base64,{encoded}" if encoded else ""
-
-
 def _frames(boxes: Iterable[Sequence[float]]) -> Iterable[Frame]:
     for x1, y1, x2, y2 in boxes:
         yield Frame(x1, y1, x2 - x1, y2 - y1)
@@ -205,16 +177,13 @@ def cut(response: str, sentences: Sequence[Mapping[str, Any]]) -> list[Sentence]
     """The response in order and complete: judged sentences with their verdict, the text between them plain, tags apart."""
     result: list[Sentence] = []
     cursor, boxes = 0, 0
-    for sentence in sentences:
-        start = response.find(sentence["text"], cursor)
-        if start < 0:
-            continue  # a sentence that was normalised on its way is shown as plain text
+    for start, end, sentence in records.locate(response, sentences):
         verdict, symbol, told = VERDICTS.get(str(sentence.get("verdict")), ("", "", ""))
         for text, marks in ((response[cursor:start], ("", "", "")), (sentence["text"], (verdict, symbol, sentence.get("why") or told))):
             pieces, boxes = _split_tags(text, boxes)
             if pieces:
                 result.append(Sentence(pieces, *map(str, marks)))
-        cursor = start + len(sentence["text"])
+        cursor = end
     rest, _ = _split_tags(response[cursor:], boxes)
     return [*result, Sentence(rest)] if rest else result
 

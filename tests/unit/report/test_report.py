@@ -1,5 +1,7 @@
 """The report: complete, self-contained, escaped, and the same for the same files."""
 
+import base64
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -9,10 +11,13 @@ import numpy as np
 import pytest
 from synthetic_run import put_lines, put_run
 
-from faithful_rl.report import build
+from faithful_rl.report import build, costs
 from faithful_rl.report.__main__ import main
+from faithful_rl.report.front import way
 from faithful_rl.report.plots import draw_all, phase_seconds, running_mean
-from faithful_rl.report.rollouts import choose, cut, last_group, view
+from faithful_rl.report.rollouts import SHOWN, choose, cut, view
+from faithful_rl.report.styles import method_styles
+from faithful_rl.report.viewer import script_hash
 from faithful_rl.run_directory import write_json
 
 RESPONSE = "<think>The red circle is here <bbox>[0,0,56,28]</bbox>. It is blue. So the answer is left.</think><answer>B</answer>"
@@ -40,12 +45,20 @@ def test_the_first_screen_says_what_happened(page: str) -> None:
 
 
 def test_everything_of_a_run_is_on_the_page(page: str) -> None:
-    for heading in ("Before and after", "Training", "Constraints at the last step", "What the policy writes", "Inside one group"):
+    for heading in (
+        "Before and after",
+        "Training",
+        "Constraints at the last step",
+        "What the policy writes",
+        "Every rollout",
+        "What it cost",
+    ):
         assert f"<h2>{heading}</h2>" in page
-    for plot in ("Accuracy and inconsistency", "Consistency (C)", "Multipliers", "Sentences per trace", "Where the time goes"):
+    for plot in ("Accuracy against inconsistency", "Accuracy and inconsistency", "Consistency (C)", "Violations", "Multipliers", "Valid coverage",
+                 "Sentences per trace", "Where the time goes"):  # fmt: skip
         assert f"<h3>{plot}</h3>" in page
-    assert page.count('class="side rollout"') == 20
-    assert page.count('class="side sibling"') == 5
+    assert page.count('class="side rollout"') == SHOWN
+    assert "hold no <code>judge/exposed_seconds</code>" in page  # this run was made before that metric
     for fact in (
         "0.1.0 (abc)",
         "verl 0.9.1",
@@ -58,9 +71,17 @@ def test_everything_of_a_run_is_on_the_page(page: str) -> None:
 
 def test_the_page_needs_nothing_else(page: str) -> None:
     assert re.findall(r'(?:src|href)="(?!data:|#)[^"]*"', page) == []
-    for forbidden in ("http://", "https://", "<script", "@import", "url(http"):
-        assert forbidden not in page
-    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    drawn = page.replace('const SVG = "http://www.w3.org/2000/svg"', "")  # a name, not an address
+    for forbidden in ("http://", "https://", "@import", "url(http", "src="):
+        assert forbidden not in drawn
+    assert page.count("<script") == 2  # the packed rollouts, and the one script that the policy allows
+    policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)
+    assert policy is not None
+    assert "default-src 'none'" in policy[1].replace("&#39;", "'")
+    assert f"script-src '{script_hash()}'" in policy[1].replace("&#39;", "'")
+    script = re.search(r"<script>(.*?)</script>", page, re.DOTALL)
+    assert script is not None
+    assert script_hash() == f"sha256-{base64.b64encode(hashlib.sha256(script[1].encode()).digest()).decode()}"
 
 
 def test_ids_are_unique_and_references_meet_them(page: str) -> None:
@@ -86,7 +107,7 @@ def test_what_the_policy_writes_is_shown_and_not_obeyed(tmp_path: Path, field: s
                 line[field] = [attack, "b"] if field == "options" else attack
         put_lines(path, lines)
     page = build([run], tmp_path / "report.html").read_text(encoding="utf-8")
-    assert "<script" not in page
+    assert page.count("<script") == 2
     assert "<img" not in page
     assert "&lt;script&gt;alert(1)&lt;/script&gt;&#34;&#39;&gt;&lt;img src=x" in page
 
@@ -95,7 +116,9 @@ def test_methods_stand_beside_each_other(tmp_path: Path) -> None:
     runs = [put_run(tmp_path / f"{recipe}{seed}", recipe, seed, 60, 6) for recipe in ("grpo_tiny", "fgrpo_tiny") for seed in (0, 1)]
     page = build(runs, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "4 runs, 2 methods" in page
-    assert page.count('<span class="key"') == 6  # warm start and two methods, T=1 and greedy
+    assert page.count('<span class="key"') == 6 + 2  # warm start and two methods, T=1 and greedy; and the legend of the plots
+    assert "of the answers of FGRPO, adaptive contradict their own reasoning, against 25.0% of GRPO" in page
+    assert page.count('class="arrow better"') >= 2
     assert page.count('aria-label="front"') == 1
     assert page.count(": before and after</summary>") == 4
 
@@ -122,13 +145,24 @@ def test_a_run_that_has_just_begun_has_a_report_too(tmp_path: Path) -> None:
 
 def test_the_command_writes_page_tables_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [put_run(tmp_path / recipe, recipe, questions=30, steps=4) for recipe in ("grpo_tiny", "fgrpo_tiny")]
-    wanted = {"out": tmp_path / "report.html", "markdown": tmp_path / "table.md", "figure": tmp_path / "front.png"}
+    wanted = {
+        "out": tmp_path / "report.html",
+        "markdown": tmp_path / "table.md",
+        "figure": tmp_path / "front.png",
+        "figures": tmp_path / "pictures",
+    }
     assert main([*(f"run={run}" for run in runs), *(f"{key}={path}" for key, path in wanted.items())]) == 0
     assert wanted["figure"].read_bytes().startswith(b"\x89PNG")
     assert "| FGRPO, adaptive |" in wanted["markdown"].read_text()
+    pictures = {path.name for path in wanted["figures"].iterdir()}
+    assert {"front.png", "front.svg", "way.png", "multipliers.svg", "time.png"} <= pictures
+    assert "<svg" in (wanted["figures"] / "way.svg").read_text()
+    assert "var(--" not in (wanted["figures"] / "way.svg").read_text()  # a file has no page to take colours from
     capsys.readouterr()
     assert main(["run=a", "outt=b"]) == 2
-    assert "'outt=b' is not one of run=..., out=..." in capsys.readouterr().err
+    assert "'outt=b', expected one of run=..., evaluation=..., out=..." in capsys.readouterr().err
+    assert main([f"run={runs[0]}", "out=a", "rollouts=many"]) == 2
+    assert "rollouts: found 'many', expected a whole number" in capsys.readouterr().err
     assert main([f"run={tmp_path}", f"out={tmp_path / 'x.html'}"]) == 2
     assert "holds no run" in capsys.readouterr().err
 
@@ -149,7 +183,7 @@ def test_sentences_hold_the_whole_response_in_order() -> None:
 def test_unscored_signals_are_named_and_not_shown_as_zeros() -> None:
     columns = {"accuracy": 0.0, "accuracy_scored": 1.0, "consistency": 0.0, "consistency_scored": 0.0, "consistency_reason": 5.0}
     record: dict[str, Any] = {"uid": "u", "step": 3, "split": "train", "columns": columns, "boxes_predicted": [[10, 20, 40, 30]]}
-    shown = view(record, Path())
+    shown = view(record)
     assert [(chip.name, chip.value, chip.state) for chip in shown.signals] == [
         ("accuracy", "0.00", "bad"),
         ("consistency", "judge timeout", "missing"),
@@ -162,7 +196,7 @@ def test_unscored_signals_are_named_and_not_shown_as_zeros() -> None:
 def test_the_truth_is_shown_with_its_text(run_dir: Path) -> None:
     assert choose(run_dir, 2)[0].views[0].ground_truth == "A (left)"
     number: dict[str, Any] = {"uid": "u", "step": 3, "ground_truth": "3", "options": ["1", "2"]}
-    assert view(number, Path()).ground_truth == "3"
+    assert view(number).ground_truth == "3"
 
 
 def test_questions_are_shown_before_and_after(run_dir: Path) -> None:
@@ -177,10 +211,53 @@ def test_questions_are_shown_before_and_after(run_dir: Path) -> None:
     assert all(question.views[0].right for question in telling)
 
 
-def test_a_group_is_shown_whole(run_dir: Path) -> None:
-    group = last_group(run_dir)
-    assert len(group) == 5
-    assert {chip.name for chip in group[0].advantages} == {"total", "task", "consistency"}
+def test_names_make_methods_of_any_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [put_run(tmp_path / f"run{seed}", "fgrpo_tiny", seed, 40, 4) for seed in (0, 1)] + [
+        put_run(tmp_path / "other", "grpo_tiny", 0, 40, 4)
+    ]
+    words = [f"run=ours={runs[0]}", f"run=ours={runs[1]}", f"run=theirs={runs[2]}", "baseline=theirs"]
+    assert main([*words, f"out={tmp_path / 'report.html'}", f"markdown={tmp_path / 'table.md'}"]) == 0
+    text = (tmp_path / "table.md").read_text()
+    assert "**Difference to theirs**" in text
+    assert "| ours, T=1 |" in text
+    capsys.readouterr()
+    assert main([*words[:3], "baseline=nobody", f"out={tmp_path / 'report.html'}", f"markdown={tmp_path / 'table.md'}"]) == 2
+    assert "the baseline 'nobody' is none of the methods ours, theirs" in capsys.readouterr().err
+
+
+def test_unknown_methods_keep_apart_in_colour_and_marker() -> None:
+    styles = method_styles(["GRPO", "a", "b", "c"])
+    assert len(set(styles.values())) == 4
+    assert method_styles(["GRPO"])["GRPO"] == styles["GRPO"]
+
+
+def test_the_way_of_a_method_by_hand() -> None:
+    rows = [{"step": float(step), "train/accuracy": step / 20, "train/inconsistency_rate": 1 - step / 20} for step in range(1, 21)]
+    inconsistency, accuracy = way([rows, rows])
+    np.testing.assert_allclose(accuracy, (np.arange(10) * 2 + 1.5) / 20)
+    np.testing.assert_allclose(inconsistency, 1 - accuracy)
+    assert way([[]])[0].size == 0
+    gaps = [{**row, "train/accuracy": np.nan} if row["step"] < 3 else row for row in rows]
+    assert len(way([gaps])[0]) == 9
+
+
+def test_waiting_for_judges_stands_apart_from_generation() -> None:
+    rows = [{"step": step, "timing_s/gen": 5.0, "judge/exposed_seconds": 2.0} for step in (1.0, 2.0)]
+    assert phase_seconds(rows) == {"gen": 3.0, "waiting for judges": 2.0}
+
+
+def test_costs_by_hand(tmp_path: Path) -> None:
+    run = put_run(tmp_path / "run", questions=20, steps=4)
+    (run / "config.yaml").write_text("faithful_rl: {hardware: {world: gpu}}\ntrainer: {n_gpus_per_node: 8, nnodes: 2}\n")
+    counts = {"requests": 10, "calls": 8, "prompt_tokens": 100, "completion_tokens": 20}
+    write_json(
+        run / "judges.json", {"starts": [{"judges": {"consistency": counts, "grounding": counts}}, {"judges": {"consistency": counts}}]}
+    )
+    rows = [{"step": 1.0, "perf/total_num_tokens": 1000.0, "judge/exposed_seconds": 1.5}, {"step": 2.0, "perf/total_num_tokens": 500.0}]
+    # 500 s from start to end, 2 processors, 16 devices
+    assert costs.costs(run, "r", rows).cells == ("0.14", "0.28", "2.22", "1,500", "30", "24", "360", "2 s")
+    assert costs.note([run], [rows]) == ""
+    assert "judges.json" in costs.note([tmp_path], [[]])
 
 
 def test_the_running_mean_leaves_gaps_out() -> None:
