@@ -1,6 +1,7 @@
 """The only parser of a policy's response: think block, answer block and the boxes that the reasoning cites.
 
-Expected form: `<think> reasoning with <bbox>[x1, y1, x2, y2]</bbox> </think> <answer>B</answer>`.
+Expected form: `<think> reasoning with <bbox>[x1, y1, x2, y2]</bbox> </think> <answer>B</answer>`. Reward designs ask for other
+blocks (`description`, `think`, `rethink`, `answer`, with `visual` spans inside); `blocks` names them in their order.
 
 Every text has a defined result and none raises, because the policy writes the text. Each pass looks at every
 character a bounded number of times: tags are found by one scan for the tags themselves, never by a pattern that
@@ -12,9 +13,10 @@ spelled out in the text is ordinary text after the answer block, hence malformed
 
 from __future__ import annotations
 
+import functools
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from faithful_rl.types import Box, ParsedResponse
 
@@ -24,29 +26,32 @@ MAX_COORDINATE = 1e6
 # Four numbers of any sane notation fit; the bound keeps `float` away from megabytes of digits.
 _MAX_BOX_CHARACTERS = 160
 
+BLOCKS = ("think", "answer")  # of Faithful GRPO's own responses
+
 _ANSWER_TAG = re.compile(r"</?answer>")
 _BBOX_TAG = re.compile(r"</?bbox>")
 # [0-9] and not \d: digits of other scripts are not coordinates.
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]{1,4})?")
 
 
-def parse(text: str) -> ParsedResponse:
+def parse(text: str, blocks: Sequence[str] = BLOCKS) -> ParsedResponse:
     """Take a response apart.
 
-    - `well_formed` (R_fmt): exactly one think block, then exactly one answer block, only white space before, between and after.
-      Tags are lower case, without attributes, and none of the four occurs twice. A blank block is still a block.
+    - `well_formed` (R_fmt): exactly one of each block of `blocks`, in that order, only white space before, between and after.
+      Tags are lower case, without attributes, and none of them occurs twice. A blank block is still a block.
     - `reasoning`: what follows the first `<think>` up to the first `</think>` after it; when that is missing (a response cut at
-      its length limit), up to the first `<answer>` after it or the end. "" without `<think>`.
+      its length limit), up to the first `<answer>` after it or the end. "" without `<think>`. Where `blocks` has more than
+      think and answer, the contents of all its complete blocks but the answer, one a line, if there are any.
     - `answer`: the content, stripped, of the last complete answer block, so that a later block overrides an earlier one and
       listing several buys nothing. None without a complete block.
     - `boxes`: in order, from the reasoning only. Swapped corners are put in order. `invalid_boxes` counts `<bbox>` openings that
       give no box: unclosed, not four numbers, not ASCII decimal, not finite or beyond `MAX_COORDINATE` pixels.
     """
-    reasoning = _reasoning(text)
+    reasoning = _joined(text, blocks) or _reasoning(text)
     boxes, invalid = _boxes(reasoning)
     return ParsedResponse(
         text=text,
-        well_formed=_well_formed(text),
+        well_formed=_well_formed(text, blocks),
         reasoning=reasoning,
         answer=_answer(text),
         boxes=boxes,
@@ -75,6 +80,11 @@ def box_spans(text: str) -> list[tuple[int, int]]:
     return [(start - len("<bbox>"), end + len("</bbox>")) for start, end in _blocks(text, _BBOX_TAG)]
 
 
+def contents(text: str, tag: str) -> tuple[str, ...]:
+    """Contents of every complete `<tag>...</tag>` in a response, in order; of nested ones the innermost. `tag` is a plain word."""
+    return tuple(text[start:end] for start, end in _blocks(text, _tag(tag)))
+
+
 def _blocks(text: str, tag: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Content spans of an opening tag followed, with no other such tag between, by its closing tag (the innermost blocks)."""
     opened: int | None = None
@@ -86,15 +96,28 @@ def _blocks(text: str, tag: re.Pattern[str]) -> Iterator[tuple[int, int]]:
             opened = None
 
 
-def _well_formed(text: str) -> bool:
-    if any(text.count(tag) != 1 for tag in ("<think>", "</think>", "<answer>", "</answer>")):
-        return False
-    think_open, think_close = text.index("<think>"), text.index("</think>")
-    answer_open, answer_close = text.index("<answer>"), text.index("</answer>")
-    if not think_open < think_close < answer_open < answer_close:
-        return False
-    around = text[:think_open] + text[think_close + len("</think>") : answer_open] + text[answer_close + len("</answer>") :]
-    return not around.strip()
+def _well_formed(text: str, blocks: Sequence[str]) -> bool:
+    position = 0
+    for block in blocks:
+        opening, closing = f"<{block}>", f"</{block}>"
+        if text.count(opening) != 1 or text.count(closing) != 1:
+            return False
+        start, end = text.index(opening), text.index(closing)
+        if not position <= start < end or text[position:start].strip():
+            return False
+        position = end + len(closing)
+    return not text[position:].strip()
+
+
+@functools.cache
+def _tag(name: str) -> re.Pattern[str]:
+    return re.compile(rf"</?{re.escape(name)}>")
+
+
+def _joined(text: str, blocks: Sequence[str]) -> str:
+    """Contents of the complete reasoning blocks of a design with more of them than `think`; "" for other designs."""
+    reasoning = [block for block in blocks if block != "answer"]
+    return "\n".join(content for block in reasoning for content in contents(text, block)) if len(reasoning) > 1 else ""
 
 
 def _reasoning(text: str) -> str:

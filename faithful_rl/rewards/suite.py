@@ -8,6 +8,7 @@ from typing import Any
 
 from faithful_rl.geometry import to_resized
 from faithful_rl.response import MAX_COORDINATE
+from faithful_rl.rewards import designs
 from faithful_rl.rewards.accuracy import MAX_OPTIONS, accuracy_score, normalise, option_text, read_options
 from faithful_rl.rewards.format import format_score, task_score
 from faithful_rl.rewards.sentences import non_trivial, semantic_grounding_score
@@ -23,6 +24,7 @@ COUNTS = (
     "predicted_box_count",
     "reference_box_count",
     "invalid_box_count",
+    *designs.COLUMNS,  # parts of the task reward of a design; 0 under `paper`
 )
 COLUMNS: tuple[str, ...] = tuple(column for signal in SIGNALS for column in (signal, f"{signal}_scored", f"{signal}_reason")) + COUNTS
 
@@ -62,12 +64,18 @@ class Reference:
         return cls(truth, options, gold, _reference_boxes(row, extra_info))
 
 
-def rule_scores(parsed: ParsedResponse, reference: Reference) -> dict[str, Score]:
-    """The signals that need no judge: accuracy, format, task and spatial_grounding."""
+def rule_scores(parsed: ParsedResponse, reference: Reference, design: designs.Design | None = None) -> dict[str, Score]:
+    """The signals that need no judge: accuracy, format, task and spatial_grounding.
+
+    With a `design` the task reward is the design's, and its parts stand beside the signals; `parsed` must have been made with the
+    design's `blocks`. R_acc stays what it is: right or wrong.
+    """
     right = accuracy_score(parsed.answer, reference.ground_truth, reference.options, reference.gold_index)
     form = format_score(parsed)
+    truth = (reference.ground_truth, reference.options, reference.gold_index)
+    task = {"task": task_score(right, form)} if design is None else designs.design_scores(design, parsed, *truth)
     return {
-        "task": task_score(right, form),
+        **task,
         "accuracy": right,
         "format": form,
         "spatial_grounding": spatial_grounding_score(parsed.boxes, reference.boxes),
@@ -121,6 +129,7 @@ def assemble(
         float(len(parsed.boxes)),
         float(len(reference.boxes)),
         float(parsed.invalid_boxes),
+        *(float(scores[name].value or 0.0) if name in scores else 0.0 for name in designs.COLUMNS),
     )
     by_name = {**scores, "consistency": consistency, "semantic_grounding": grounding}
     return ScoredRollout(
