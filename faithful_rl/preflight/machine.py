@@ -15,9 +15,21 @@ from faithful_rl.config import ConfigError, FaithfulRLConfig
 
 GIB = 2**30
 CPUS_PER_WORKER = 3  # verl's placement groups reserve `max_colocate_count` CPUs for every worker slot
+CPUS_PER_SERVER_WORKER = 2  # the same for rollout servers with a pool of their own
 CPUS_OF_QUEUE = 1  # TransferQueue's controller; each of its storage units takes one more
 CPUS_OF_DRIVER = 1  # the task runner's actor
 CPUS_TO_SCHEDULE = 1  # Ray places an actor that runs on 0 CPUs only where one is free
+
+
+@dataclass(frozen=True)
+class Group:
+    """Bundles that Ray has to place together: `gpus` GPUs and `cpus` CPUs on one node, `nodes` times; with custom resources if named."""
+
+    what: str
+    nodes: int
+    cpus: float
+    gpus: float
+    resources: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -27,26 +39,38 @@ class Slots:
     cpus: int
     gpus: int
     parts: tuple[tuple[str, int, int], ...]  # (what, CPUs, GPUs)
+    groups: tuple[Group, ...] = ()
 
 
 def required_slots(config: Mapping[str, Any], typed: FaithfulRLConfig) -> Slots:
     """Sum of what is reserved at the same time; a run with less waits for ever without a word."""
-    workers = config["trainer"]["n_gpus_per_node"] * config["trainer"]["nnodes"]
-    parts = [("actor and rollout workers", CPUS_PER_WORKER * workers, workers)]
+    trainer, rollout = config["trainer"], config["actor_rollout_ref"]["rollout"]
+    groups = [_workers("actor and rollout workers", trainer["nnodes"], trainer["n_gpus_per_node"], CPUS_PER_WORKER)]
     if typed.reference_policy.placement == "own_pool":
-        own = typed.reference_policy.n_gpus_per_node * typed.reference_policy.nnodes
-        parts.append(("reference policy workers", CPUS_PER_WORKER * own, own))
+        own = typed.reference_policy
+        groups.append(_workers("reference policy workers", own.nnodes, own.n_gpus_per_node, CPUS_PER_WORKER))
+    if trainer["v1"]["trainer_mode"] == "separate_async":
+        groups.append(_workers("rollout servers of their own", rollout["nnodes"], rollout["n_gpus_per_node"], CPUS_PER_SERVER_WORKER))
+    parts = [(group.what, int(group.nodes * group.cpus), int(group.nodes * group.gpus)) for group in groups]
     units = config["transfer_queue"]["backend"]["SimpleStorage"]["num_data_storage_units"]
     parts.append(("TransferQueue", CPUS_OF_QUEUE + units, 0))
-    parts.append(("judge workers", *_judge_slots(typed)))
+    judges = _judge_groups(typed)
+    cpus = math.ceil(sum(one.nodes * one.cpus for one in judges))
+    parts.append(("judge workers", cpus, math.ceil(sum(one.nodes * one.gpus for one in judges))))
     parts.append(("driver, servers, reward workers", CPUS_OF_DRIVER + CPUS_TO_SCHEDULE, 0))
-    return Slots(sum(part[1] for part in parts), sum(part[2] for part in parts), tuple(parts))
+    return Slots(sum(part[1] for part in parts), sum(part[2] for part in parts), tuple(parts), (*groups, *judges))
 
 
-def _judge_slots(typed: FaithfulRLConfig) -> tuple[int, int]:
-    """CPUs and GPUs of the run's own judges, rounded up; a pool that serves already takes nothing more."""
-    own = [] if typed.judges.pool else [typed.judges.consistency, typed.judges.grounding]
-    return math.ceil(sum(one.replicas * one.num_cpus for one in own)), math.ceil(sum(one.replicas * one.num_gpus for one in own))
+def _workers(what: str, nodes: int, per_node: int, cpus: int) -> Group:
+    return Group(what, nodes, cpus * per_node, per_node)
+
+
+def _judge_groups(typed: FaithfulRLConfig) -> list[Group]:
+    """The run's own judges, each replica on one node; a pool that serves already takes nothing more."""
+    own = {} if typed.judges.pool else {"consistency": typed.judges.consistency, "grounding": typed.judges.grounding}
+    return [
+        Group(f"{name} judge", one.replicas, one.num_cpus, one.num_gpus, tuple(sorted(one.resources.items()))) for name, one in own.items()
+    ]
 
 
 def joins_cluster() -> bool:
@@ -114,15 +138,42 @@ def check_disk(config: Mapping[str, Any], typed: FaithfulRLConfig, model_bytes: 
     Raises:
         ConfigError: with both numbers in GiB.
     """
+    check_free(typed, checkpoint_bytes(config, model_bytes))
+
+
+def check_free(typed: FaithfulRLConfig, needed: int) -> None:
+    """The same against `needed` bytes of checkpoints."""
     folder = nearest_folder(typed.output_dir)
     free = shutil.disk_usage(folder).free
-    wanted = checkpoint_bytes(config, model_bytes) + typed.hardware.min_free_disk_gib * GIB
+    wanted = needed + typed.hardware.min_free_disk_gib * GIB
     if free < wanted:
         raise ConfigError(
             "faithful_rl.output_dir",
             f"{free / GIB:.1f} GiB free in {folder}",
             f"at least {wanted / GIB:.1f} GiB for checkpoints and logs",
             "Free some space, choose another faithful_rl.output_dir, or lower trainer.max_actor_ckpt_to_keep.",
+        )
+
+
+def check_shared_memory(config: Mapping[str, Any], typed: FaithfulRLConfig, folder: str = "/dev/shm") -> None:
+    """Weights travel from a worker to its rollout server through shared memory on a CPU (two buckets per worker); NCCL and the data
+    loader use it beside GPUs, about 1 GiB per worker. With too little a process dies of a bus error, which names nothing.
+
+    Raises:
+        ConfigError: with the need, what is free and the cure.
+    """
+    if not os.path.isdir(folder):
+        return
+    workers = config["trainer"]["n_gpus_per_node"]
+    bucket = config["actor_rollout_ref"]["rollout"]["checkpoint_engine"]["update_weights_bucket_megabytes"] * 2**20
+    wanted = workers * (2 * bucket if typed.hardware.world == "cpu" else GIB)
+    free = shutil.disk_usage(folder).free
+    if free < wanted:
+        raise ConfigError(
+            folder,
+            f"{free / GIB:.2f} GiB free",
+            f"at least {wanted / GIB:.2f} GiB of shared memory for {workers} worker(s)",
+            "Give the container more (docker run --shm-size, an emptyDir of medium Memory on Kubernetes), or remove what lies there.",
         )
 
 

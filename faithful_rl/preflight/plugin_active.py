@@ -28,7 +28,21 @@ def check(config: Mapping[str, Any], world: str) -> None:
         expect_ours("engine for FSDP2", activity.engine)
         expect_ours("rollout server", activity.replica)
     expect_ours("reward manager", _reward_manager(config))
-    _verl_validation(config)
+    verl_validation(config)
+
+
+def check_engine(world: str) -> None:
+    """For supervised fine-tuning, which needs the platform and the engine only.
+
+    Raises:
+        ConfigError: one of them is not ours.
+    """
+    from faithful_rl.verl_plugin import plugin
+
+    activity = plugin.active(load=True)
+    if world == "cpu":
+        _expect("platform", activity.platform, "cpu", "Unset VERL_PLATFORM, or set it to cpu.")
+    expect_ours("engine for FSDP2", activity.engine)
 
 
 def _expect(what: str, found: str, wanted: str, fix: str) -> None:
@@ -56,7 +70,12 @@ def _reward_manager(config: Mapping[str, Any]) -> str:
     return f"{manager.__module__}.{manager.__qualname__}"
 
 
-def _verl_validation(config: Mapping[str, Any]) -> None:
+def verl_validation(config: Mapping[str, Any]) -> None:
+    """verl's own checks of a configuration.
+
+    Raises:
+        ConfigError: with verl's message.
+    """
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
 

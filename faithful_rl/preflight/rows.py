@@ -11,15 +11,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image, UnidentifiedImageError
 
+from data_prep.puzzles.dataset import PuzzleDataSettings, write_puzzles
 from data_prep.scenes.dataset import SceneDataSettings, write_scenes
-from faithful_rl.config import ConfigError, FaithfulRLConfig
+from faithful_rl.config import ConfigError, FaithfulRLConfig, PuzzlesConfig
 
 IMAGE_TAG = "<image>"
 COLUMNS = ("data_source", "prompt", "images", "reward_model", "extra_info")
 
 
 def prepare(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    """Generate the synthetic scenes where the recipe asks for them and they are not there yet; their hashes are checked."""
+    """Generate the scenes or puzzles that the recipe asks for where they are not there yet; their hashes are checked.
+
+    Raises:
+        ConfigError: other data lies in their place, or there are fewer different puzzles than rows.
+    """
+    if typed.data.source == "puzzles":
+        _prepare_puzzles(config, typed.data.puzzles)
     if typed.data.source != "scenes":
         return
     sizes = typed.data.scenes
@@ -30,6 +37,20 @@ def prepare(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
         raise ConfigError(
             "faithful_rl.data.scenes.directory", "data that is not the recipe's", "the generator's files", f"{error}."
         ) from error
+
+
+def _prepare_puzzles(config: Mapping[str, Any], puzzles: PuzzlesConfig) -> None:
+    given: dict[str, Any] = {key: value for key, value in vars(puzzles).items() if key != "directory"}
+    given.update(kinds=tuple(puzzles.kinds), levels=tuple(puzzles.levels))
+    try:
+        write_puzzles(Path(config["data"]["train_files"]).parent, PuzzleDataSettings(**given))
+    except FileExistsError as error:
+        raise ConfigError(
+            "faithful_rl.data.puzzles.directory", "data that is not the recipe's", "the generator's files", f"{error}."
+        ) from error
+    except ValueError as error:
+        found = f"settings without data ({error})"
+        raise ConfigError("faithful_rl.data.puzzles", found, "settings that give data", "Change them.") from error
 
 
 def check(config: Mapping[str, Any], limit: int) -> None:
@@ -50,6 +71,11 @@ def check(config: Mapping[str, Any], limit: int) -> None:
         raise ConfigError(
             "data.train_batch_size", data["train_batch_size"], f"at most the {rows} rows of data.train_files", "Use fewer prompts per step."
         )
+
+
+def data_files(files: str | Sequence[str]) -> list[Path]:
+    """The files that verl's `data.train_files` or `data.val_files` names."""
+    return [Path(name).expanduser() for name in _names(files)]
 
 
 def _names(files: str | Sequence[str]) -> list[str]:
@@ -82,9 +108,9 @@ def _check_file(path: Path, key: str, limit: int) -> None:
         ) from error
 
 
-def _rows(file: pq.ParquetFile, limit: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _rows(file: pq.ParquetFile, limit: int, columns: Sequence[str] = COLUMNS) -> Iterator[tuple[int, dict[str, Any]]]:
     number = 0
-    for batch in file.iter_batches(batch_size=64, columns=list(COLUMNS)):
+    for batch in file.iter_batches(batch_size=64, columns=list(columns)):
         for row in batch.to_pylist():
             if 0 <= limit <= number:
                 return
