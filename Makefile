@@ -1,5 +1,5 @@
 # What the README's commands call. Needs make and Python 3.11 or 3.12; everything else goes into $(VENV).
-# Variables: VENV=.venv  PYTHON=python3.11  ARGS="trainer.total_training_steps=5"  (PIP_* variables are passed through to pip)
+# Variables: VENV=.venv  PYTHON=python3.11  ARGS="trainer.total_training_steps=5"  JOBS=2  (PIP_* variables are passed through to pip)
 
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
@@ -8,6 +8,8 @@ SHELL := bash
 
 VENV ?= .venv
 ARGS ?=
+# Test files that run at the same time. Most of an integration test is imports and waiting: two share two cores and 24 GiB well.
+JOBS ?= 2
 BIN := $(VENV)/bin
 LOCK := requirements/cpu.txt
 
@@ -34,7 +36,7 @@ quickstart: $(CPU) ## install for the CPU, train the tiny model with Faithful GR
 	@$(BIN)/python -m faithful_rl.main recipe=fgrpo_tiny $(ARGS)
 
 test: $(DEV) lint ## install what tests need; lint, types, import law, and the whole test suite
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(DEV) ## style, types and the import law
 	$(BIN)/ruff check .

@@ -109,7 +109,7 @@ def main() -> None:
             rewards = torch.from_numpy(columns[signal]).to(torch.float32)[:, None]
             compute_grpo_outcome_advantage(rewards, response_mask, uids)
 
-    task_only = constrained_advantage(columns, uids, settings=AdvantageSettings(std_floor=0.0, whiten=False)).total
+    task_only = constrained_advantage(columns, uids, settings=AdvantageSettings(std_floor=0.0, whitening="none")).total
     peer, _ = compute_grpo_outcome_advantage(torch.from_numpy(columns["task"]).to(torch.float32)[:, None], response_mask, uids)
     difference = float(np.abs(task_only - peer[:, 0].numpy()).max())
     if difference > 1e-4:

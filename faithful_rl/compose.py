@@ -18,22 +18,39 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 
 RECIPES = Path(__file__).parent / "recipes"
+SUPERVISED = "sft_verl"  # the method whose recipes stand on verl's SFT tree instead of its RL tree
+
+
+def attention(choice: str) -> str:
+    """The kernels that `faithful_rl.hardware.attention` chooses: "auto" is flash-attn where it is installed, else PyTorch's own (sdpa)."""
+    if choice != "auto":
+        return choice
+    return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
+
+
+# For recipes: `${attention:auto}`, and whether sequences may be packed without padding, which only FlashAttention's kernels can.
+OmegaConf.register_new_resolver("attention", attention, replace=True)
+OmegaConf.register_new_resolver("packed_sequences", lambda choice: attention(choice) == "flash_attention_2", replace=True)
 
 # Nodes of verl's tree that take any key: they are handed on as keyword arguments.
 OPEN_NODES = ("ray_kwargs.ray_init", "reward.custom_reward_function.reward_kwargs")
+# Mappings of ours whose keys are the user's; Hydra can change what a recipe has there, but adds no typed entry (OmegaConf 2.3).
+OPEN_MAPPINGS = ("+faithful_rl.constraints.", "+faithful_rl.advantage.weights.")
 # Fields of verl's dataclasses that its yaml tree leaves out.
 FIELDS_WITHOUT_YAML = frozenset(
     {
         "actor_rollout_ref.actor.fsdp_config.mixed_precision",
         "actor_rollout_ref.ref.fsdp_config.mixed_precision",
         "actor_rollout_ref.rollout.enable_sleep_mode",
+        "engine.mixed_precision",
     }
 )
 # Keys whose default in verl is written as a whole number although fractions are meant.
@@ -92,10 +109,40 @@ def compose_recipe(overrides: Sequence[str]) -> DictConfig:
     config_dir = verl_config_dir()
     _check_recipe_name(overrides)
     ConfigStore.instance().store(name="faithful_rl_schema", node=FaithfulRLConfig, package="faithful_rl", provider="faithful_rl")
-    composed = _compose("main", overrides, config_dir)
+    if _method(overrides) == SUPERVISED:
+        composed = _compose("sft", overrides, config_dir)
+        _check_against_verl(composed, _compose("sft_trainer_engine", [], config_dir))
+        return composed
+    additions = [word for word in overrides if word.startswith(OPEN_MAPPINGS)]
+    composed = _compose("main", [word for word in overrides if word not in additions], config_dir)
+    _add_entries(composed, additions)
     engine = composed.get("model_engine", "dp")
     _check_against_verl(composed, _verl_tree(engine, config_dir))
     return composed
+
+
+def _method(overrides: Sequence[str]) -> str:
+    """`faithful_rl.method` as the chosen recipe's own file says it: the base of the composition depends on it."""
+    name = [override.split("=", 1)[1] for override in overrides if override.startswith("recipe=")][-1]
+    node = yaml.safe_load((RECIPES / "recipe" / f"{name}.yaml").read_text(encoding="utf-8")).get("faithful_rl", {})
+    return str(node.get("method", ""))
+
+
+def _add_entries(composed: DictConfig, additions: Sequence[str]) -> None:
+    """Put `+faithful_rl.constraints.NAME={...}` and the like into the typed node."""
+    for word in additions:
+        key = word.removeprefix("+").split("=", 1)[0]
+        try:
+            override = OverridesParser.create().parse_override(word)
+            entry = OmegaConf.create({})
+            OmegaConf.update(entry, key.removeprefix("faithful_rl."), override.value())
+            with open_dict(composed):  # a struct, to which Hydra's own `+` cannot add a typed entry either
+                composed.faithful_rl = OmegaConf.merge(composed.faithful_rl, entry)
+        except HydraException as error:
+            raise ConfigError("command line", repr(word), "key=value", "Quote values that hold spaces, commas or brackets.") from error
+        except OmegaConfBaseException as error:
+            found = f"a problem ({str(error).splitlines()[0]})"
+            raise ConfigError(key, found, "known keys with values of their types", "See faithful_rl/config for the keys.") from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -107,7 +154,7 @@ def _verl_tree(engine: str, config_dir: Path) -> DictConfig:
 def _compose(name: str, overrides: Sequence[str], verl_configs: Path) -> DictConfig:
     GlobalHydra.instance().clear()
     try:
-        if name == "main":
+        if name in ("main", "sft"):
             overrides, folder = [f"hydra.searchpath=[file://{verl_configs}]", *overrides], RECIPES
         else:
             folder = verl_configs

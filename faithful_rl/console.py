@@ -33,6 +33,7 @@ from faithful_rl.results import decoding_rows, headline, read_results
 from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json, read_status
 
 POLL_SECONDS = 0.5
+FLAGS = {"infeasible": "looks infeasible (logs/trainer.log)", "starved": "never applies (logs/trainer.log)"}  # of a constraint
 PERCENT = 100.0
 
 
@@ -80,7 +81,13 @@ def describe(row: Mapping[str, float]) -> str:
     parts += [f"{SYMBOLS[name]} {_percent(row.get(train_metric(name)))}" for name in CONSTRAINT_SIGNALS if name != "consistency"]
     multipliers = [(SYMBOLS[name], row.get(constraint_metric(name, "multiplier"))) for name in CONSTRAINT_SIGNALS]
     shown = [f"{symbol} {value:.2f}" for symbol, value in multipliers if value is not None]
-    return "  ".join(parts) + (f"  multipliers {', '.join(shown)}" if shown else "")
+    told = [f"{name} {what}" for flag, what in FLAGS.items() for name in _flagged(row, flag)]
+    return "  ".join(parts) + (f"  multipliers {', '.join(shown)}" if shown else "") + (f"  ! {', '.join(told)}" if told else "")
+
+
+def _flagged(row: Mapping[str, float], flag: str) -> list[str]:
+    """Constraints whose flag is up; any of the user's own too."""
+    return [name.split("/")[1] for name, value in row.items() if name.startswith("constraint/") and name.endswith(f"/{flag}") and value > 0]
 
 
 def _percent(value: float | None) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TextIO
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from faithful_rl import __version__, run_record
+from faithful_rl import __version__, run_lock, run_record
 from faithful_rl.compose import compose_recipe, list_recipes
 from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
 
@@ -37,7 +37,7 @@ KEYS = """
   actor_rollout_ref.rollout.n=5                          rollouts per prompt (the group)
   actor_rollout_ref.actor.optim.lr=6e-4
   trainer.save_freq=20                                   steps between checkpoints
-  constraints=none|consistency|fixed|fgrpo   hardware=cpu|h100x8   model=...   dataset=...   judges=...   (groups)
+  constraints=none|consistency|fixed|fgrpo   hardware=cpu|h100x1|h100x4|h100x8|h100x64   model=...   dataset=...   judges=...   (groups)
 """
 EXAMPLES = """
   python -m faithful_rl.main recipe=fgrpo_tiny
@@ -63,13 +63,17 @@ class Job:
     composed: DictConfig
     typed: FaithfulRLConfig
     argv: tuple[str, ...]
+    resume: bool = True  # continue an unfinished run of this configuration where there is one
 
 
 def help_text() -> str:
     """Help of the command: recipes with one line each, main keys, examples, exit codes."""
     width = max(len(recipe.name) for recipe in list_recipes())
     recipes = "\n".join(f"  {recipe.name:<{width}}  {recipe.description}" for recipe in list_recipes())
-    usage = "usage: python -m faithful_rl.main recipe=NAME [mode=train|check] [key=value ...] [--cfg job] [--help] [--version]"
+    usage = (
+        "usage: python -m faithful_rl.main recipe=NAME [mode=train|check] [resume=auto|never] [key=value ...] [--cfg job] [--help] "
+        "[--version]"
+    )
     title = f"faithful_rl {__version__}: constrained GRPO for vision-language models whose reasoning is faithful"
     keys = f"main keys (every key of verl's ppo_trainer works too; --cfg job prints all)\n{KEYS}"
     return f"{title}\n\n{usage}\n\nrecipes\n{recipes}\n\n{keys}\nexamples\n{EXAMPLES}\n{EXIT_CODES}"
@@ -92,26 +96,31 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, str, list[str]]:
     unknown = [word for word in rest if word.startswith("-")]
     if unknown:
         raise ConfigError("command line", unknown[0], "--help, --version, --cfg job and key=value", "See --help.")
-    mode = "train"
+    mode, options.resume = "train", "auto"
     overrides = []
     for word in rest:
         if word.startswith("mode="):
             mode = word.removeprefix("mode=")
+        elif word.startswith("resume="):
+            options.resume = word.removeprefix("resume=")
         else:
             overrides.append(word)
     if mode not in ("train", "check"):
         raise ConfigError("mode", repr(mode), "train or check", "Leave it out to train.")
+    if options.resume not in ("auto", "never"):
+        raise ConfigError("resume", repr(options.resume), "auto or never", "Leave it out to continue an unfinished run where there is one.")
     return options, mode, overrides
 
 
-def prepare(overrides: Sequence[str]) -> Job:
+def prepare(overrides: Sequence[str], resume: bool = True) -> Job:
     """Compose, type and validate; model directories that ship with the checkout are found from any folder."""
     composed = compose_recipe(overrides)
     typed = from_node(composed.faithful_rl)
-    model = Path(composed.actor_rollout_ref.model.path)
+    policy = composed.get("actor_rollout_ref", composed)
+    model = Path(policy.model.path)
     if not model.exists() and (PROJECT_ROOT / model).exists():
-        composed.actor_rollout_ref.model.path = str(PROJECT_ROOT / model)
-    return Job(composed, typed, tuple(overrides))
+        policy.model.path = str(PROJECT_ROOT / model)
+    return Job(composed, typed, tuple(overrides), resume)
 
 
 def resolved(composed: DictConfig) -> dict[str, Any]:
@@ -162,18 +171,21 @@ def train(job: Job) -> int:
     from faithful_rl import preflight
 
     key = run_record.fingerprint(resolved(job.composed))
-    run = run_record.choose(job.typed.recipe, job.typed.output_dir, key)
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, key, resume=job.resume)
     job.composed.faithful_rl.output_dir = job.typed.output_dir = str(run.path)
     config = resolved(job.composed)
     set_environment(job.typed, run.path)
     preflight.check_static(config, job.typed)
-    with run_record.locked(run.path), quiet(run.path / "logs" / "driver.log") as terminal:
+    with run_lock.locked(run.path), quiet(run.path / "logs" / "driver.log") as terminal:
         print(
             f"{'Resuming' if run.resumes else 'Starting'} {job.typed.recipe} in {run.path} (chatter: {run.path / 'logs'})",
             file=terminal,
             flush=True,
         )
+        for warning in preflight.warnings(config, job.typed):
+            print(f"warning: {warning}", file=terminal, flush=True)
         preflight.check_started(config, job.typed)
+        preflight.check_cluster(config, job.typed)
         run_record.start_run(run, config, job.argv)
         try:
             status = _dispatch(config, job.typed, run.path, terminal)
@@ -197,6 +209,16 @@ def _dispatch(config: dict[str, Any], typed: FaithfulRLConfig, run_dir: Path, te
         settings = warm_start.WarmStartSettings(seed=typed.seed, **asdict(typed.warm_start))
         warm_start.run(settings, run_dir / "model", _stage_printer(terminal))
         return "finished"
+    if typed.method == "sft_verl":
+        from faithful_rl.verl_plugin import sft
+
+        sft.run(config, typed, run_dir, _stage_printer(terminal))
+        return "finished"
+    if typed.method == "crm":
+        from faithful_rl.crm import training
+
+        training.run(typed.crm, typed.seed, typed.recipe, run_dir / "model", _stage_printer(terminal))
+        return "finished"
     from faithful_rl import console
     from faithful_rl.verl_plugin import task_runner
 
@@ -219,6 +241,14 @@ def _show(typed: FaithfulRLConfig, run_dir: Path) -> int:
     if typed.method == "sft":
         print(f"Model: {run_dir / 'model'}")
         return 0
+    if typed.method == "sft_verl":
+        print(f"Model: {typed.sft.model_dir or run_dir / 'model'}")
+        return 0
+    if typed.method == "crm":
+        from faithful_rl.crm import summary
+
+        print(summary.table(run_dir / "model"))
+        return 0
     from faithful_rl import console, report
 
     report.build([run_dir], run_dir / "report.html")
@@ -233,11 +263,12 @@ def check(job: Job) -> int:
 
     config = resolved(job.composed)
     set_environment(job.typed, Path(job.typed.output_dir or "outputs"))
-    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config))
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config), resume=job.resume)
     preflight.check_static(config, job.typed)
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "chatter.log"):
-        preflight.check_started(config, job.typed)
-    print(preflight.plan(config, job.typed, run))
+        notes = preflight.check_started(config, job.typed)
+        preflight.check_cluster(config, job.typed)
+    print(preflight.plan(config, job.typed, run, notes))
     return 0
 
 
@@ -256,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if options.version:
             print(__version__)
             return 0
-        job = prepare(overrides)
+        job = prepare(overrides, options.resume == "auto")
         if options.cfg:
             print(OmegaConf.to_yaml(job.composed, resolve=False))
             return 0

@@ -25,9 +25,14 @@ TRAIN_ACCURACY = "train/accuracy"
 TRAIN_INCONSISTENCY_RATE = "train/inconsistency_rate"
 TRAIN_SENTENCE_COUNT = "train/sentence_count"
 TRAIN_RESPONSE_TOKENS = "train/response_tokens"
+TRAIN_COUPLED = "train/coupled"
 ADVANTAGE_TOTAL_STD = "advantage/total_std"
+TRAIN_BOX_COUNT = "train/predicted_box_count"
 GUARD_NONFINITE_SKIPPED = "guard/nonfinite_skipped"
+GUARD_IN_A_ROW = "guard/nonfinite_in_a_row"
 STEP_TIME = "timing_s/step"
+JUDGE_EXPOSED = "judge/exposed_seconds"
+JUDGE_SECONDS = "judge/seconds"
 
 CONSTRAINT_FIELDS = (
     "score",
@@ -38,7 +43,10 @@ CONSTRAINT_FIELDS = (
     "applicable",
     "coverage",
     "frozen",
+    "updated",
     "saturated",
+    "infeasible",
+    "starved",
 )
 
 
@@ -57,9 +65,20 @@ def advantage_metric(signal: str) -> str:
     return f"advantage/{signal}_abs_mean"
 
 
+def weight_metric(signal: str) -> str:
+    """`advantage/<signal>_weight`: what a signal of a weighted advantage (gdpo, hras) was weighed with in this step."""
+    return f"advantage/{signal}_weight"
+
+
 def heldout_metric(decoding: str, name: str) -> str:
     """`heldout/<T1|greedy>/<name>`, for evaluations on the held-out questions."""
     return f"heldout/{_known(decoding, ('T1', 'greedy'), 'decoding')}/{name}"
+
+
+def constraint_names(rows: Iterable[Mapping[str, float]]) -> tuple[str, ...]:
+    """The constraints that these rows of metrics tell of: the three of the paper in their order, then others by name."""
+    names = {name.split("/")[1] for row in rows for name in row if name.startswith("constraint/") and name.count("/") == 2}
+    return (*(name for name in CONSTRAINT_SIGNALS if name in names), *sorted(names - set(CONSTRAINT_SIGNALS)))
 
 
 def _known(word: str, words: Sequence[str], what: str) -> str:
@@ -83,19 +102,36 @@ METRICS: tuple[Metric, ...] = (
     Metric(TRAIN_INCONSISTENCY_RATE, "share", "0 to 1", "1 - mean consistency over all scored rollouts, right and wrong answers alike"),
     Metric("train/<signal>", "reward", "0 to 1", f"mean of a signal over its scored rollouts; signals: {', '.join(SIGNALS)}"),
     Metric(TRAIN_SENTENCE_COUNT, "sentences", ">= 0", "mean number of non-trivial sentences per trace; shows padding"),
+    Metric(TRAIN_BOX_COUNT, "boxes", ">= 0", "mean number of boxes per trace that could be read"),
     Metric(TRAIN_RESPONSE_TOKENS, "tokens", ">= 0", "mean response length"),
-    Metric("constraint/<k>/score", "reward", "0 to 1", "c_k: masked batch mean of the constraint's signal (Eq. 5)"),
-    Metric("constraint/<k>/threshold", "reward", "0 to 1", "tau_k: what the score has to reach"),
-    Metric("constraint/<k>/violation", "reward", "-1 to 1", "tau_k - c_k; positive means the constraint is not met"),
+    Metric(TRAIN_COUPLED, "reward", "0 to 1", "mean coupled reward (additive, multiplicative) over the rollouts for which it is known"),
+    Metric(f"{TRAIN_COUPLED}_scored", "share", "0 to 1", "rollouts for which the coupled reward is known; falls when a judge fails"),
+    Metric("constraint/<k>/score", "the column's", "the column's", "c_k: masked batch mean of the constraint's column (Eq. 5)"),
+    Metric(
+        "constraint/<k>/threshold", "the column's", "the column's", "tau_k in force: what the score has to reach (at most: to stay below)"
+    ),
+    Metric("constraint/<k>/violation", "the column's", "any", "how far the score is on the wrong side of tau_k; positive: not met"),
     Metric("constraint/<k>/multiplier", "weight", "0 to maximum", "lambda_k used in this step's advantage (Eq. 6)"),
     Metric("constraint/<k>/multiplier_next", "weight", "0 to maximum", "lambda_k after this step's dual update (Eq. 4)"),
     Metric("constraint/<k>/applicable", "rollouts", ">= 0", "rollouts that the mask lets in and that are scored"),
     Metric("constraint/<k>/coverage", "share", "0 to 1", "scored / applicable; falls when a judge fails"),
     Metric("constraint/<k>/frozen", "flag", "0 or 1", "1: no dual update in this step: too few applicable rollouts, or low coverage"),
+    Metric(
+        "constraint/<k>/updated", "flag", "0 or 1", "1: the multiplier took a step; 0 also where first_step or update_every says to wait"
+    ),
     Metric("constraint/<k>/saturated", "flag", "0 or 1", "1: the multiplier stands at its maximum"),
+    Metric("constraint/<k>/infeasible", "flag", "0 or 1", "1: at its maximum and violated for constraint_patience steps in a row"),
+    Metric("constraint/<k>/starved", "flag", "0 or 1", "1: no rollout has applied for constraint_patience steps in a row"),
     Metric("advantage/<signal>_abs_mean", "advantage", ">= 0", "mean |A_k| of one signal after group normalisation, before its multiplier"),
+    Metric("advantage/<signal>_weight", "weight", ">= 0", "weight of one signal in this step, where weights are set (gdpo, hras)"),
     Metric(ADVANTAGE_TOTAL_STD, "advantage", ">= 0", "standard deviation of the combined advantage before whitening"),
     Metric(GUARD_NONFINITE_SKIPPED, "flag", "0 or 1", "1: the update was skipped because a loss or an advantage was not finite"),
+    Metric(
+        JUDGE_EXPOSED, "seconds", ">= 0", "between the last generated text and the last reward: judge time that generation does not hide"
+    ),
+    Metric(JUDGE_SECONDS, "seconds", ">= 0", "sum over rollouts from their text to their reward; many run at once"),
+    Metric(GUARD_IN_A_ROW, "steps", ">= 0", "how many steps in a row were skipped so"),
+    Metric("time_s", "seconds", ">= 0", "since the run began, at the end of the step"),
     Metric("heldout/<decoding>/<name>", "as above", "as above", "the same number on the held-out questions; decoding is T1 or greedy"),
     Metric("timing_s/<phase>", "seconds", ">= 0", "verl's own: wall time of each phase of the step; timing_s/step is all of it"),
 )
@@ -109,7 +145,7 @@ def markdown_table() -> str:
         "Every number of a run stands under one name in `metrics.jsonl` and in the trackers that verl writes (TensorBoard and others).",
         "verl's own metrics (`actor/*`, `critic/*`, `response_length/*`, `perf/*`, ...) keep their names and are not listed.",
         "",
-        f"`<k>` is a constraint: {', '.join(f'`{name}`' for name in CONSTRAINT_SIGNALS)}.",
+        f"`<k>` is a constraint: {', '.join(f'`{name}`' for name in CONSTRAINT_SIGNALS)}, or one of your own.",
         "",
         "| name | unit | range | meaning |",
         "|---|---|---|---|",
@@ -134,7 +170,7 @@ class MetricsWriter:
         self._path = path
         rows = read_metrics(path)
         self._last_step = int(rows[-1]["step"]) if rows else -1
-        _cut_torn_line(path)
+        cut_torn_line(path)
         self._stream = path.open("a", encoding="utf-8")
 
     def append(self, step: int, values: Mapping[str, float]) -> None:
@@ -208,7 +244,7 @@ def drop_after(path: Path, step: int) -> int:
     rows = [row for _, row in read_jsonl(path)]
     kept = [row for row in rows if row["step"] <= step]
     if len(kept) == len(rows):
-        _cut_torn_line(path)
+        cut_torn_line(path)
         return 0
     copy_number = 1
     while (copy := path.with_name(f"{path.name}.{copy_number}")).exists():
@@ -227,7 +263,8 @@ def _write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         os.fsync(stream.fileno())
 
 
-def _cut_torn_line(path: Path) -> None:
+def cut_torn_line(path: Path) -> None:
+    """Cut the last line of a JSON Lines file off where a crash tore it, or end it where only its line break is missing."""
     if not path.exists():
         return
     data = path.read_bytes()

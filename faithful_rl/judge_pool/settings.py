@@ -71,6 +71,7 @@ class PoolSettings:
     cache: CacheSettings = field(default_factory=CacheSettings)
     start_seconds: float = 600.0  # > 0: until every replica must be healthy
     health_seconds: float = 10.0  # > 0: between two looks at a backend
+    nodes_seconds: float = 0.0  # >= 0: how long an autoscaling cluster may take to start the nodes that the replicas need
 
     def backend_settings(self, judge: str) -> dict[str, Any]:
         """What `faithful_rl.judges.backend.build_backend` gets for one judge."""
@@ -120,7 +121,7 @@ def from_mapping(plain: Any, source: str = "settings") -> PoolSettings:
         ConfigError: as `load`.
     """
     node = _mapping(source, plain)
-    _known(node, (*JUDGES, "name", "limits", "cache", "start_seconds", "health_seconds"), "")
+    _known(node, (*JUDGES, "name", "limits", "cache", "start_seconds", "health_seconds", "nodes_seconds"), "")
     name = str(node.get("name", "default"))
     if not _NAME.fullmatch(name) or split_replica_name(name):
         raise ConfigError(
@@ -147,6 +148,7 @@ def from_mapping(plain: Any, source: str = "settings") -> PoolSettings:
         ),
         start_seconds=_positive("start_seconds", node.get("start_seconds", defaults.start_seconds)),
         health_seconds=_positive("health_seconds", node.get("health_seconds", defaults.health_seconds)),
+        nodes_seconds=_number("nodes_seconds", node.get("nodes_seconds", defaults.nodes_seconds)),
     )
 
 

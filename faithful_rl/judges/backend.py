@@ -130,7 +130,15 @@ def _vllm(settings: Mapping[str, Any]) -> JudgeBackend:
     return backend
 
 
+def _classifier(settings: Mapping[str, Any]) -> JudgeBackend:
+    # By name: the consistency model is built on the judges' core, not the other way round.
+    module = options.require("faithful_rl.crm.backend", "backend classifier")
+    backend: JudgeBackend = module.ClassifierBackend(settings)
+    return backend
+
+
 BACKENDS: dict[str, Callable[[Mapping[str, Any]], JudgeBackend]] = {
+    "classifier": _classifier,
     "fake": _fake,
     "openai": _openai,
     "scene": SceneBackend,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 
@@ -13,6 +13,7 @@ class Completion:
     text: str
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: str = field(default="", compare=False)  # "stop", "length" (cut at max_tokens), ...; "" where it is not said
 
 
 class Chat(Protocol):

@@ -54,6 +54,7 @@ class OpenAIChat:
         start_timeout_seconds: float = 30.0,
         probe: bool = True,
         key: str = "openai",
+        temperature: float = 0.0,
     ) -> None:
         """
         Args:
@@ -63,6 +64,7 @@ class OpenAIChat:
             extra_body: further fields of each request, such as {chat_template_kwargs: {enable_thinking: false}}.
             probe: ask one question at start, so that a wrong `guided` is found before a run and not in it.
             key: where these settings stand, for messages.
+            temperature: of every answer, >= 0. A judge answers at 0; data preparation draws at 1.
 
         Raises:
             ConfigError: an argument is of no use.
@@ -70,6 +72,7 @@ class OpenAIChat:
         self.base_url, self.model, self.guided = base_url.rstrip("/"), model, guided
         self._key_name, self._extra = api_key_env, dict(extra_body or {})
         self._start_seconds, self._probe, self._at = start_timeout_seconds, probe, key
+        self._temperature = temperature
         self._slots = asyncio.Semaphore(concurrency)
         self._openai: Any = None
         self._client: Any = None
@@ -91,15 +94,18 @@ class OpenAIChat:
         json_schema: dict[str, Any] | None,
         max_tokens: int,
         deadline: float,
+        seed: int | None = None,
     ) -> Completion:
-        """As `Chat.complete`. Reasons: JUDGE_TIMEOUT for the deadline; JUDGE_UNAVAILABLE for no connection, a refused key and a busy or
-        missing endpoint (404, 408, 429, 502, 503, 504); JUDGE_ERROR for other statuses and answers that are no completion. A
-        refused key and a question that the endpoint calls wrong (other 4xx) are not worth asking again."""
+        """As `Chat.complete`; `seed` of the draw, for a temperature above 0.
+
+        Reasons: JUDGE_TIMEOUT for the deadline; JUDGE_UNAVAILABLE for no connection, a refused key and a busy or missing endpoint (404,
+        408, 429, 502, 503, 504); JUDGE_ERROR for other statuses and answers that are no completion. A refused key and a question that
+        the endpoint calls wrong (other 4xx) are not worth asking again."""
         if self._client is None:
             raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "the judge was not started")
         guidance = self._guidance(choices, json_schema)
         try:
-            return await self._create(messages, guidance, max_tokens, deadline)
+            return await self._create(messages, guidance, max_tokens, deadline, seed)
         except TimeoutError:
             raise JudgeFailure(Reason.JUDGE_TIMEOUT, f"{self.base_url} did not answer within {deadline:.1f} s") from None
         except self._openai.OpenAIError as error:
@@ -143,13 +149,16 @@ class OpenAIChat:
         if client is not None:
             await client.close()
 
-    async def _create(self, messages: list[dict[str, Any]], guidance: dict[str, Any], max_tokens: int, deadline: float) -> Completion:
+    async def _create(
+        self, messages: list[dict[str, Any]], guidance: dict[str, Any], max_tokens: int, deadline: float, seed: int | None = None
+    ) -> Completion:
         async with asyncio.timeout(deadline), self._slots:
             reply = await self._client.chat.completions.with_raw_response.create(
                 model=self.model,
                 messages=messages,
-                temperature=0,
+                temperature=self._temperature,
                 max_tokens=max_tokens,
+                **({} if seed is None else {"seed": seed}),
                 extra_body={**self._extra, **guidance},
                 timeout=deadline,
             )
@@ -344,7 +353,8 @@ def _completion(content: bytes) -> Completion:
     """A completion out of an endpoint's answer; JudgeFailure, JUDGE_ERROR, for anything else."""
     try:
         answer = json.loads(content)
-        text = answer["choices"][0]["message"]["content"]
+        choice = answer["choices"][0]
+        text, finish = choice["message"]["content"], str(choice.get("finish_reason") or "")
         usage = answer.get("usage") or {}
         counts = [int(usage.get(name) or 0) for name in ("prompt_tokens", "completion_tokens")]
     except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
@@ -352,4 +362,4 @@ def _completion(content: bytes) -> Completion:
         raise JudgeFailure(Reason.JUDGE_ERROR, message) from None
     if not isinstance(text, str):
         raise JudgeFailure(Reason.JUDGE_ERROR, "the endpoint's answer holds no text")
-    return Completion(text, counts[0], counts[1])
+    return Completion(text, counts[0], counts[1], finish)

@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from faithful_rl import response
 from faithful_rl.geometry import smart_resize
 from faithful_rl.judges.request import JudgeRequest
-from faithful_rl.rewards import suite
+from faithful_rl.rewards import designs, suite
 from faithful_rl.types import ParsedResponse, Score, ScoredRollout, SentenceVerdict
 
 logger = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ async def compute_score(
     timeout_seconds: float | None = None,
     client: str | None = None,
     ask_masked: bool = False,
+    design: str = "paper",
     **others: Any,
 ) -> dict[str, float]:
     """verl's signature. Returns `score`, the task reward in [0, 1], and `faithful_rl.rewards.suite.COLUMNS`: always the same keys,
@@ -60,18 +61,28 @@ async def compute_score(
         pool, timeout_seconds, client, ask_masked: from `reward_kwargs`; the pool's name, seconds for one rollout (default: the
             pool's), the name among which the pool shares fairly (default: the Ray job), and whether rollouts with a wrong answer are
             judged too.
+        design: also from `reward_kwargs`; a name of `faithful_rl.rewards.designs.DESIGNS` makes the task reward that design's.
 
     Raises:
+        KeyError: no such design.
         ValueError: the row itself is unusable (its truth and options contradict each other); never for a judge's fault.
     """
     name = pool or os.environ.get(POOL_VARIABLE) or DEFAULT_POOL
     clients = [_client(name, judge, timeout_seconds, client) for judge in ("consistency", "grounding")]
-    rollout = await score_response(solution_str, ground_truth, extra_info or {}, *clients, ask_masked=ask_masked)
+    chosen = designs.get(design)
+    rollout = await score_response(solution_str, ground_truth, extra_info or {}, *clients, ask_masked=ask_masked, design=chosen)
     return {"score": float(rollout.scores["task"].value or 0.0), **suite.columns(rollout)}
 
 
 async def score_response(
-    text: str, ground_truth: str, extra_info: Mapping[str, Any], consistency: Client, grounding: Client, *, ask_masked: bool
+    text: str,
+    ground_truth: str,
+    extra_info: Mapping[str, Any],
+    consistency: Client,
+    grounding: Client,
+    *,
+    ask_masked: bool,
+    design: designs.Design | None = None,
 ) -> ScoredRollout:
     """`score_parsed` of a response's text.
 
@@ -79,7 +90,8 @@ async def score_response(
         ValueError: as `Reference.from_row`.
     """
     reference = suite.Reference.from_row({"ground_truth": ground_truth}, extra_info)
-    return await score_parsed(response.parse(text), reference, extra_info, consistency, grounding, ask_masked=ask_masked)
+    parsed = response.parse(text, response.BLOCKS if design is None else design.blocks)
+    return await score_parsed(parsed, reference, extra_info, consistency, grounding, ask_masked=ask_masked, design=design)
 
 
 async def score_parsed(
@@ -90,9 +102,10 @@ async def score_parsed(
     grounding: Client,
     *,
     ask_masked: bool,
+    design: designs.Design | None = None,
 ) -> ScoredRollout:
     """Rules first; both judges at the same time where their verdicts can count, or always with `ask_masked`."""
-    scores = suite.rule_scores(parsed, reference)
+    scores = suite.rule_scores(parsed, reference, design)
     if not suite.needs_judge(scores, ask_masked):
         return suite.assemble(parsed, reference, scores)
     request = request_from(parsed, extra_info)

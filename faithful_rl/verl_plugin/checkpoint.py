@@ -13,7 +13,8 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from faithful_rl.config import FaithfulRLConfig
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 STATE_FILE = "faithful_rl.json"
 COMPLETE_FILE = "complete.json"
 _FOLDER = re.compile(r"global_step_(\d+)")
@@ -53,15 +54,20 @@ def identity(config: FaithfulRLConfig, training: Mapping[str, Any]) -> dict[str,
         "faithful_rl.method": config.method,
         "faithful_rl.seed": config.seed,
         "faithful_rl.coverage_floor": config.coverage_floor,
-        **{f"faithful_rl.advantage.{key}": value for key, value in vars(config.advantage).items()},
+        **dict(_leaves("faithful_rl.advantage", asdict(config.advantage))),
         **training,
     }
     for name, constraint in config.constraints.items():
-        facts[f"faithful_rl.constraints.{name}.threshold"] = constraint.threshold
-        facts[f"faithful_rl.constraints.{name}.mask"] = constraint.mask
-        for key, value in vars(constraint.multiplier).items():
-            facts[f"faithful_rl.constraints.{name}.multiplier.{key}"] = value
+        facts.update(_leaves(f"faithful_rl.constraints.{name}", asdict(constraint)))
     return facts
+
+
+def _leaves(key: str, node: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for name, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(f"{key}.{name}", value)
+        else:
+            yield f"{key}.{name}", value
 
 
 def check_identity(saved: Mapping[str, Any], mine: Mapping[str, Any], folder: Path) -> None:
@@ -105,7 +111,10 @@ def read_state(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} is not JSON ({error}): it cannot be resumed") from error
     if not isinstance(state, dict) or state.get("version") != VERSION:
         found = state.get("version") if isinstance(state, dict) else None
-        raise CheckpointError(f"{path} has version {found!r}, this code reads {VERSION}")
+        raise CheckpointError(
+            f"{path} has version {found!r}, this code reads {VERSION}: continue the run with the version of faithful_rl that began it, or "
+            "choose an empty faithful_rl.output_dir"
+        )
     return state
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from faithful_rl.advantage import AdvantageSettings, constrained_advantage
+from faithful_rl.advantage import AdvantageSettings, combined_advantage
 from faithful_rl.constraints import ColumnError, ConstrainedProblem, ConstraintStep
-from faithful_rl.metrics import ADVANTAGE_TOTAL_STD, SIGNALS, advantage_metric, constraint_metric
+from faithful_rl.metrics import ADVANTAGE_TOTAL_STD, SIGNALS, TRAIN_COUPLED, advantage_metric, constraint_metric, weight_metric
 from faithful_rl.verl_plugin.reward_columns import RewardBatch, rollout_metrics
 
 
@@ -24,6 +24,7 @@ class StepResult:
         metrics: numbers to log.
         rejected: why the batch must not update the policy; "" when it may.
         frozen: constraint -> why its multiplier was left alone.
+        messages: what the user should be told of a constraint that does nothing, new at this step.
     """
 
     advantages: np.ndarray
@@ -31,45 +32,61 @@ class StepResult:
     metrics: dict[str, float]
     rejected: str
     frozen: Mapping[str, str]
+    messages: tuple[str, ...] = ()
 
 
-def constrained_step(batch: RewardBatch, problem: ConstrainedProblem, settings: AdvantageSettings) -> StepResult:
-    """Eq. 6 with the multipliers before the dual step, then Eq. 4.
+def constrained_step(
+    batch: RewardBatch,
+    problem: ConstrainedProblem,
+    settings: AdvantageSettings,
+    step: int | None = None,
+    sources: Sequence[str] | None = None,
+) -> StepResult:
+    """Eq. 6 (or the advantage of another kind) with the multipliers before the dual step, then Eq. 4.
+
+    Args:
+        step: training step, counted from 1, for what follows a schedule; without it dual steps are counted.
+        sources: data source of each of `batch.rows`, where a constraint has thresholds by source.
 
     A batch with a broken column (a scored value that is not finite) moves no multiplier and comes back rejected.
     """
     metrics = rollout_metrics(batch, SIGNALS)
     multipliers = problem.multipliers
     try:
-        result = constrained_advantage(batch.columns, batch.uids, problem.constraints, multipliers, settings)
-        steps = problem.dual_step(batch.columns)
+        result = combined_advantage(batch.columns, batch.uids, problem.constraints, multipliers, settings, step or 1)
+        steps = problem.dual_step(batch.columns, step, None if sources is None else np.array(sources, dtype=object))
     except ColumnError as error:
         metrics.update({constraint_metric(name, "multiplier"): value for name, value in multipliers.items()})
         return StepResult(np.zeros(len(batch.rows)), {}, metrics, str(error), {})
-    weighted = (weight * result.by_signal[name] for name, weight in multipliers.items())
-    combined = sum(weighted, result.by_signal["task"])
     metrics.update({advantage_metric(name): float(np.abs(values).mean()) for name, values in result.by_signal.items() if values.size})
-    metrics[ADVANTAGE_TOTAL_STD] = float(combined.std(ddof=1)) if combined.size > 1 else 0.0
-    for step in steps.values():
-        metrics.update(constraint_metrics(step))
+    metrics[ADVANTAGE_TOTAL_STD] = float(result.combined.std(ddof=1)) if result.combined.size > 1 else 0.0
+    metrics.update({weight_metric(name): settings.weights[name].at(step or 1) for name in settings.weights})
+    if result.coupled is not None and result.coupled.scored.any():
+        metrics[TRAIN_COUPLED] = float(result.coupled.values[result.coupled.scored].mean())
+        metrics[f"{TRAIN_COUPLED}_scored"] = float(result.coupled.scored.mean())
+    for one in steps.values():
+        metrics.update(constraint_metrics(one))
     rejected = "" if np.isfinite(result.total).all() else f"{int((~np.isfinite(result.total)).sum())} advantages are not finite"
-    frozen = {name: str(step.frozen) for name, step in steps.items() if step.frozen is not None}
-    return StepResult(result.total, result.by_signal, metrics, rejected, frozen)
+    frozen = {name: str(one.frozen) for name, one in steps.items() if one.frozen is not None}
+    messages = tuple(one.message for one in steps.values() if one.message)
+    return StepResult(result.total, result.by_signal, metrics, rejected, frozen, messages)
 
 
 def constraint_metrics(step: ConstraintStep) -> dict[str, float]:
-    """`constraint/<k>/...` of one dual step; a constraint without any counting rollout has no score and no violation."""
+    """`constraint/<k>/...` of one dual step; what was not measured (no counting rollout, no starting rate yet) has no entry."""
     values: dict[str, float] = {
-        "threshold": step.threshold,
         "multiplier": step.multiplier,
         "multiplier_next": step.multiplier_next,
         "applicable": float(step.applicable),
         "coverage": step.coverage,
         "frozen": float(step.frozen is not None),
+        "updated": float(step.updated),
         "saturated": float(step.saturated),
+        "infeasible": float(step.infeasible),
+        "starved": float(step.starved),
     }
-    if step.score is not None and step.violation is not None:
-        values.update(score=step.score, violation=step.violation)
+    measured = {"score": step.score, "threshold": step.threshold, "violation": step.violation}
+    values.update({name: value for name, value in measured.items() if value is not None})
     return {constraint_metric(step.name, field): value for field, value in values.items()}
 
 

@@ -13,9 +13,9 @@ import torch
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from faithful_rl.verl_plugin import vision_tower
 from faithful_rl.verl_plugin.guards.pinned_memory import without_pinned_memory
 from faithful_rl.verl_plugin.threads import training_threads
-from faithful_rl.verl_plugin.vision_tower import freeze_vision_tower, wants_frozen_vision_tower
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp2"], device=["cpu"])  # type: ignore[untyped-decorator]
@@ -43,8 +43,7 @@ class CpuFSDPEngineWithLMHead(FSDPEngineWithLMHead):  # type: ignore[misc]
 
     def _build_module(self) -> torch.nn.Module:
         module: torch.nn.Module = super()._build_module()
-        if wants_frozen_vision_tower(self.model_config.override_config):
-            freeze_vision_tower(module)
+        vision_tower.apply(module, self.model_config.override_config)
         return module
 
     def _build_fsdp_module(self, module: torch.nn.Module) -> torch.nn.Module:

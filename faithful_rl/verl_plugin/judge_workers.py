@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import ray
@@ -16,19 +16,21 @@ from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool import JUDGES, pool
 from faithful_rl.judge_pool.client import PoolClient
 from faithful_rl.judge_pool.settings import PoolSettings, from_mapping
-from faithful_rl.judges.calibration import uncalibrated_warning
+from faithful_rl.judges.calibration import calibration_of, uncalibrated_warning
 
 logger = logging.getLogger(__name__)
 
-OWN_KEYS = ("backend", "replicas", "timeout_seconds", "num_cpus", "num_gpus")
+OWN_KEYS = ("backend", "replicas", "timeout_seconds", "num_cpus", "num_gpus", "resources")
 
 
 @dataclass(frozen=True)
 class RunningJudges:
-    """The pool that judges this run. `handles` keep actors of the run's own alive; a pool that serves already needs none."""
+    """The pool that judges this run. `handles` keep actors of the run's own alive; a pool that serves already needs none. `ceilings` are
+    the scores that a perfect policy is given, by constraint, where the judges' calibration is known."""
 
     name: str
     handles: tuple[Any, ...] = ()
+    ceilings: Mapping[str, float] = field(default_factory=dict)
 
 
 def pool_name(judges: Mapping[str, Any]) -> str:
@@ -58,7 +60,7 @@ def start(judges: Mapping[str, Any]) -> RunningJudges:
     if not judges.get("pool"):
         started = pool.start(pool_settings(judges, name), detached=False)
         _warn_uncalibrated(started.status, judges)
-        return RunningJudges(name, started.handles)
+        return RunningJudges(name, started.handles, _ceilings(started.status, judges))
     found = pool.status(name)
     if found.description is None or not found.description.serving:
         raise ConfigError(
@@ -73,7 +75,7 @@ def start(judges: Mapping[str, Any]) -> RunningJudges:
             "faithful_rl.judges.pool", f"{name!r} without a {missing[0]} judge", "a pool with both judges", "Serve one with both."
         )
     _warn_uncalibrated(found, judges)
-    return RunningJudges(name)
+    return RunningJudges(name, ceilings=_ceilings(found, judges))
 
 
 def clients(judges: Mapping[str, Any]) -> tuple[PoolClient, PoolClient]:
@@ -101,5 +103,30 @@ def _warn_uncalibrated(status: pool.PoolStatus, judges: Mapping[str, Any]) -> No
                 logger.warning("%s", warning)
 
 
+def _ceilings(status: pool.PoolStatus, judges: Mapping[str, Any]) -> dict[str, float]:
+    """Constraint -> the lowest ceiling among the versions that serve its judge. Judges that only know scenes are exact."""
+    description, found = status.description, dict[str, float]()
+    for judge, constraint in (("consistency", "consistency"), ("grounding", "semantic_grounding")):
+        if description is None or judge not in description.replicas:
+            continue
+        if description.settings.get(judge, {}).get("backend") == "scene":
+            found[constraint] = 1.0
+            continue
+        versions = {health.version for health in status.replicas if health.name in description.replicas[judge]}
+        ceilings = [_ceiling(judge, version, str(judges.get("calibrations", "calibrations"))) for version in versions]
+        if ceilings and None not in ceilings:
+            found[constraint] = min(value for value in ceilings if value is not None)
+    return found
+
+
+def _ceiling(judge: str, version: str, directory: str) -> float | None:
+    try:
+        record = calibration_of(version, directory).get(judge)
+    except ValueError as error:
+        logger.warning("%s", error)
+        return None
+    return record.ceiling[0] if record else None
+
+
 def _own(judge: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: judge[key] for key in OWN_KEYS}
+    return {key: judge[key] for key in OWN_KEYS if key in judge}

@@ -10,7 +10,7 @@ module waits until that module is imported (post-import hooks).
 
 Beside a torch built for GPUs and without `VERL_PLATFORM=cpu` only two guards are installed, on defects
 that no platform is free of (position ids of equal lengths, a TRL without the class verl wants); both
-leave sound cases alone.
+leave sound cases alone. The FSDP2 engine for CUDA is verl's own, with the switch for the vision tower.
 """
 
 from __future__ import annotations
@@ -59,6 +59,8 @@ def register() -> None:
     _registered.extend(install_guards())
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         _register_cpu()
+    else:
+        _when_imported("verl.workers.engine", "gpu_engine", _load_gpu_engine)
 
 
 def _register_cpu() -> None:
@@ -83,6 +85,10 @@ def _when_imported(module: str, guard: str, hook: Callable[[ModuleType], None]) 
 
 def _load_engine(module: ModuleType) -> None:
     import faithful_rl.verl_plugin.fsdp_engine  # noqa: F401  (registers itself)
+
+
+def _load_gpu_engine(module: ModuleType) -> None:
+    import faithful_rl.verl_plugin.gpu_engine  # noqa: F401  (registers itself)
 
 
 def _register_replica(module: ModuleType) -> None:

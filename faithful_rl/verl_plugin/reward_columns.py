@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from faithful_rl.rewards.ranges import RESPONSE_TOKENS
 from faithful_rl.rewards.suite import COLUMNS
 
 
@@ -18,7 +20,7 @@ class RewardBatch:
     Attributes:
         rows: positions in verl's batch, (B,) int64, sorted by (uid, rollout number).
         uids: prompt of each row, (B,) str; rows of one prompt are a group.
-        columns: `COLUMNS` -> (B,) float64.
+        columns: `COLUMNS` and `response_tokens` -> (B,) float64.
         scattered: for every position of verl's batch the index into `rows` whose advantage it takes, -1 for padding, (N,) int64.
     """
 
@@ -79,6 +81,8 @@ def read_batch(keys: Sequence[str], tags: Sequence[Mapping[str, Any]], extra_fie
             )
         for name in COLUMNS:
             columns[name][number] = float(info[name])
+    # Not part of the reward: the rollout server's own count, absent (NaN) only where verl's tags lack it.
+    columns[RESPONSE_TOKENS] = np.array([float(tags[row].get("response_len", math.nan)) for row in rows], dtype=np.float64)
     uids = np.array([split_key(keys[row])[0] for row in rows], dtype=object)
     return RewardBatch(np.array(rows, dtype=np.int64), uids, columns, scattered)
 

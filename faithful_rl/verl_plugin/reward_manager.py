@@ -17,9 +17,11 @@ from omegaconf import DictConfig
 from verl.experimental.reward_loop.reward_manager.base import RewardManagerBase
 
 from faithful_rl import response
+from faithful_rl.judges.request import JudgeRequest
 from faithful_rl.judges.reward import score_parsed
-from faithful_rl.rewards import suite
-from faithful_rl.types import ParsedResponse, ScoredRollout
+from faithful_rl.judges.scene import SceneJudge
+from faithful_rl.rewards import designs, suite
+from faithful_rl.types import ParsedResponse, Score, ScoredRollout, SentenceVerdict
 from faithful_rl.verl_plugin import judge_workers
 from faithful_rl.verl_plugin.run_control import settings_of
 
@@ -30,12 +32,33 @@ SPLIT_FIELD = "rollout_split"  # "train" | "heldout"
 DETAILS_KEY = "judged_json"  # text beside the numbers; the agent loop worker takes it out again before verl averages anything
 
 
+class ExactJudge:
+    """The exact rules of scenes in this process: who judges held-out responses of a run whose own judges are models."""
+
+    def __init__(self, judge: str) -> None:
+        self._judge = judge
+        self._scene = SceneJudge()
+
+    async def ask(self, request: JudgeRequest) -> Score | list[SentenceVerdict]:
+        return self._scene.consistency(request) if self._judge == "consistency" else self._scene.grounding(request)
+
+
 class RolloutScorer:
     """Text and row in, `ScoredRollout` out. Knows nothing of verl, so that tests can drive it with plain data."""
 
-    def __init__(self, consistency: Any, grounding: Any, ask_masked: bool, needs_images: bool = False) -> None:
+    def __init__(
+        self,
+        consistency: Any,
+        grounding: Any,
+        ask_masked: bool,
+        needs_images: bool = False,
+        design: designs.Design | None = None,
+        heldout_judges: tuple[Any, Any] | None = None,
+    ) -> None:
         self._consistency, self._grounding, self._ask_masked = consistency, grounding, ask_masked
         self.needs_images = needs_images  # whether the grounding judge looks at them; otherwise they need not travel
+        self._design = design  # None: the paper's task reward
+        self._heldout = heldout_judges or (consistency, grounding)
 
     async def score(
         self,
@@ -53,14 +76,14 @@ class RolloutScorer:
         Raises:
             ValueError: the row itself is unusable; preflight refuses such rows before a run starts.
         """
-        parsed = response.parse(text)
+        parsed = response.parse(text, response.BLOCKS if self._design is None else self._design.blocks)
         rollout = await score_parsed(
             parsed,
             suite.Reference.from_row(reward_model, extra_info),
             {**extra_info, "images": list(images)} if images else extra_info,
-            self._consistency,
-            self._grounding,
+            *(self._heldout if heldout else (self._consistency, self._grounding)),
             ask_masked=self._ask_masked or heldout,
+            design=self._design,
         )
         return parsed, rollout
 
@@ -100,7 +123,9 @@ def details_json(parsed: ParsedResponse, rollout: ScoredRollout) -> str:
 def scorer_from_config(config: DictConfig) -> RolloutScorer:
     """Clients of the run's judges, from `faithful_rl.judges`."""
     judges = settings_of(config.faithful_rl.judges)
-    return RolloutScorer(*judge_workers.clients(judges), bool(judges["ask_masked"]), judge_workers.needs_images(judges))
+    design = designs.get(str(config.faithful_rl.rewards.design))
+    exact = (ExactJudge("consistency"), ExactJudge("grounding")) if judges.get("heldout") == "scene" else None
+    return RolloutScorer(*judge_workers.clients(judges), bool(judges["ask_masked"]), judge_workers.needs_images(judges), design, exact)
 
 
 class FaithfulRewardManager(RewardManagerBase):

@@ -11,6 +11,8 @@ from typing import Any
 
 from PIL import Image
 
+from faithful_rl.geometry import smart_resize
+
 
 def to_plain(value: Any) -> Any:
     """NumPy and tensor scalars and arrays as Python numbers and lists, dictionaries and sequences likewise."""
@@ -44,6 +46,21 @@ def _png_base64(part: Mapping[str, Any]) -> str | None:
     return base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def resized_size(size: Sequence[int], extra: Mapping[str, Any]) -> list[int]:
+    """[width, height] of the first image as the policy sees it, which is the frame of the boxes it writes; [] where it is not known.
+
+    Args:
+        size: (width, height) of the original image in pixels, or empty.
+        extra: the row's `extra_info` with `min_pixels` and `max_pixels`.
+    """
+    limits = [extra.get(key) for key in ("min_pixels", "max_pixels")]
+    if len(size) != 2 or None in limits:
+        return []
+    low, high = (int(limit) for limit in limits if limit is not None)
+    height, width = smart_resize(int(size[1]), int(size[0]), min_pixels=low, max_pixels=high)
+    return [width, height]
+
+
 def record(
     *,
     step: int,
@@ -60,12 +77,14 @@ def record(
     """One line for the viewer.
 
     Args:
-        fields: the row's `extra_info`, `reward_model` and `raw_prompt` as verl keeps them.
+        fields: the row's `extra_info`, `reward_model` and `raw_prompt` as verl keeps them. Reference boxes stay in pixels of the
+            original image, predicted ones in pixels of `image_resized_wh`.
         judged_json: what `reward_manager.details_json` wrote, or "".
     """
     extra = fields.get("extra_info") or {}
     judged = json.loads(judged_json) if judged_json else {}
     sizes = to_plain(extra.get("img_wh")) or []
+    size = sizes[0] if sizes and isinstance(sizes[0], list) else sizes
     return {
         "uid": str(extra.get("uid", "")),
         "group": group,
@@ -78,9 +97,11 @@ def record(
         "ground_truth": (fields.get("reward_model") or {}).get("ground_truth"),
         "response": response,
         "image_png_base64": first_image_base64(fields.get("raw_prompt") or ()),
-        "image_wh": sizes[0] if sizes and isinstance(sizes[0], list) else sizes,
+        "image_wh": size,
+        "image_resized_wh": resized_size(size, extra),
         "boxes_predicted": judged.get("boxes_predicted", []),
         "boxes_reference": to_plain(extra.get("gt_boxes")) or [],
+        "boxes_reference_image": to_plain(extra.get("box_image_idx")) or [],
         "sentences": judged.get("sentences", []),
         "columns": dict(columns),
         "advantage": advantage,

@@ -6,17 +6,20 @@ Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Added to v
   sampled does not depend on which request the server met first. Only vLLM takes a `seed`. The async modes continue an aborted
   rollout as a new request, which would draw the same random numbers again: they stay unseeded;
 - a prompt may carry its own decoding (`DECODING_FIELD`), so that held-out questions run at temperature 1 and greedily side by side;
+- each rollout carries when its text and when its reward was there, for the judge time that generation does not hide;
 - the judges' words travel beside the reward columns instead of in them, because verl averages every column.
 """
 
 from __future__ import annotations
 
 import hashlib
+import time
 from typing import Any
 
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
 
+from faithful_rl.verl_plugin.judge_timing import TIMES_KEY
 from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY, SPLIT_FIELD
 
 DECODING_FIELD = "rollout_decoding"
@@ -57,8 +60,10 @@ class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
         return await super()._run_agent_loop(params, trajectory, **{**kwargs, SPLIT_FIELD: "heldout" if heldout else "train"})
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:
+        began = time.time()
         await super()._compute_score(outputs, kwargs=kwargs)
         fields = outputs[-1].extra_fields
+        fields[TIMES_KEY] = (began, time.time())
         info = fields.get("reward_extra_info")
         if isinstance(info, dict):
             fields[DETAILS_KEY] = info.pop(DETAILS_KEY, "")

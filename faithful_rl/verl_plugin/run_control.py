@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -36,11 +36,13 @@ def settings_of(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass
 class RunControl:
-    """`store` is the handle of the named `MultiplierStore`; None where nobody reads multipliers (tests)."""
+    """`store` is the handle of the named `MultiplierStore`; None where nobody reads multipliers (tests). `ceilings` are the scores that
+    a perfect policy is given by the run's judges, by constraint, where their calibration is known."""
 
     run_dir: Path
     watchdog: Watchdog
     store: Any = None
+    ceilings: Mapping[str, float] = field(default_factory=dict)
 
     def publish(self, step: int, multipliers: Mapping[str, float]) -> None:
         """Make the multipliers of the end of `step` readable in every process before this returns."""

@@ -24,7 +24,7 @@ from verl.utils.config import validate_config
 
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool.pool import PoolError
-from faithful_rl.verl_plugin import judge_workers, multiplier_store, plugin, reference_policy, worker_logs
+from faithful_rl.verl_plugin import judge_usage, judge_workers, multiplier_store, plugin, reference_policy, worker_logs
 from faithful_rl.verl_plugin.checkpoint import CheckpointError
 from faithful_rl.verl_plugin.run_control import RunControl, clear_stop, request_stop, settings_of
 from faithful_rl.verl_plugin.trainer import trainer_for
@@ -74,6 +74,8 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
                 self._drive(config)
         finally:
             watchdog.stop()
+            if "judges" in self._started:
+                judge_usage.keep(run_dir, self._started["judges"].name, shared=bool(config.faithful_rl.judges.get("pool")))
         return str(self.trainer.outcome)
 
     def _drive(self, config: DictConfig) -> None:

@@ -27,7 +27,16 @@ from faithful_rl.config import from_node
 from faithful_rl.constraints import ConstrainedProblem
 from faithful_rl.metrics import TRAIN_RESPONSE_TOKENS, MetricsWriter, drop_after, heldout_metric, read_metrics
 from faithful_rl.run_directory import METRICS, rollout_file, write_status
-from faithful_rl.verl_plugin import checkpoint, liveness, queue_io, random_state, reference_policy, rollout_dump
+from faithful_rl.verl_plugin import (
+    checkpoint,
+    judge_timing,
+    liveness,
+    prometheus,
+    queue_io,
+    random_state,
+    reference_policy,
+    rollout_dump,
+)
 from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_updates, plain_numbers
 from faithful_rl.verl_plugin.heldout import HeldoutEvaluation
 from faithful_rl.verl_plugin.reward_columns import RewardBatch, read_batch, scatter, split_key
@@ -54,6 +63,7 @@ class FaithfulTrainerMixin(_Host):
     control: RunControl
     outcome = "finished"
     total_training_steps: int  # verl's
+    _exporter: prometheus.Exporter | None = None
 
     def __init__(self, config: DictConfig) -> None:
         self.settings = from_node(config.faithful_rl)
@@ -61,8 +71,10 @@ class FaithfulTrainerMixin(_Host):
         self.run_dir = Path(self.settings.output_dir)
         super().__init__(config)
         self.replay_buffer.poll_interval = POLL_SECONDS
-        self.problem = ConstrainedProblem.from_settings(settings_of(config.faithful_rl.constraints), self.settings.coverage_floor)
-        self.advantage_settings = AdvantageSettings(**vars(self.settings.advantage))
+        self.problem = ConstrainedProblem.from_settings(
+            settings_of(config.faithful_rl.constraints), self.settings.coverage_floor, self.settings.constraint_patience
+        )
+        self.advantage_settings = AdvantageSettings.from_settings(settings_of(config.faithful_rl.advantage))
         self.guard = StepGuard(self.settings.stop_after_nonfinite_steps)
         self.prompts_drawn = 0
         random_state.seed(self.settings.seed)
@@ -92,6 +104,7 @@ class FaithfulTrainerMixin(_Host):
         """Train, then evaluate on the held-out questions unless the run was stopped early."""
         self.agent_loop_manager = agent_loop_manager
         self.planned_steps = self.total_training_steps
+        self.problem.set_ceilings(self.control.ceilings)
         liveness.guard_polling(self.replay_buffer, self._rollout_actors())
         self._writer = MetricsWriter(self.run_dir / METRICS)
         rows = read_metrics(self.run_dir / METRICS)
@@ -185,16 +198,26 @@ class FaithfulTrainerMixin(_Host):
             batch = super()._compute_advantage(batch, metrics=metrics)
             extra = queue_io.read_objects(batch.keys, batch.partition_id, ["extra_fields"])["extra_fields"]
             rewards = read_batch(batch.keys, batch.tags, extra)
-            result = constrained_step(rewards, self.problem, self.advantage_settings)
+            result = constrained_step(rewards, self.problem, self.advantage_settings, self.global_steps, self._sources(batch, rewards))
             if result.rejected:
                 self.guard.reject(result.rejected)
+            for message in result.messages:
+                logger.warning("step %d: %s", self.global_steps, message)
             for name, why in result.frozen.items():
                 logger.warning("step %d: multiplier of %s stays at %s: %s", self.global_steps, name, self.problem.multipliers[name], why)
             lengths = [batch.tags[row]["response_len"] for row in rewards.rows]
-            self._updates.append({**result.metrics, TRAIN_RESPONSE_TOKENS: float(np.mean(lengths)) if lengths else 0.0})
+            judged = judge_timing.step_metrics([extra[row] for row in rewards.rows])
+            self._updates.append({**result.metrics, **judged, TRAIN_RESPONSE_TOKENS: float(np.mean(lengths)) if lengths else 0.0})
             self._dump_rollouts(batch, rewards, extra, result.advantages, result.by_signal)
             self._publish(self.global_steps)
             return queue_io.write_advantages(batch, scatter(result.advantages, rewards))
+
+    def _sources(self, batch: KVBatchMeta, rewards: RewardBatch) -> list[str] | None:
+        """Data source of each row, read only where a constraint has thresholds by source."""
+        if not self.problem.needs_sources:
+            return None
+        keys = [batch.keys[row] for row in rewards.rows]
+        return [str(source) for source in queue_io.read_objects(keys, batch.partition_id, ["data_source"]).get("data_source", [])]
 
     def _update_actor(self, batch: KVBatchMeta, metrics: dict[str, Any]) -> KVBatchMeta:
         if self.guard.rejected:
@@ -251,6 +274,9 @@ class FaithfulTrainerMixin(_Host):
         metrics["time_s"] = time.time() - self._began
         if self._writer is not None:
             self._writer.append(global_steps, plain_numbers(metrics))
+            self._exporter = self._exporter or prometheus.exporter(self.run_dir.name)
+            if self._exporter is not None:
+                self._exporter.publish(plain_numbers(metrics))
         stop = self._must_stop()
         if (self._save_due or stop) and self._saved_step != global_steps:
             self._write_checkpoint()

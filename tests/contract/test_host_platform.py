@@ -62,10 +62,23 @@ def test_without_the_cpu_platform_only_guards_that_no_platform_can_do_without() 
     registered, no_cpu_platform, heavy, replica_loader = json.loads(done.stdout.split("ANSWER")[1])
     beside_cpu_torch = {"vllm_distribution", "torchvision_schema", "torchcodec"} if torch.version.cuda is None else set()
     assert registered[:2] == ["position_ids", "trl_value_head"]
-    assert set(registered[2:]) <= beside_cpu_torch
+    assert registered[-1] == "gpu_engine"  # verl's own engine, with the switch for the vision tower
+    assert set(registered[2:-1]) <= beside_cpu_torch
     assert no_cpu_platform
     assert heavy == []
     assert replica_loader == "verl.workers.rollout.replica"
+
+
+def test_on_cuda_the_fsdp_engine_is_verls_with_our_switch() -> None:
+    script = "import faithful_rl.verl_plugin.plugin\nfrom verl.workers.engine import EngineRegistry\n"
+    script += "engine = EngineRegistry.get_engine_cls('language_model', 'fsdp2')\n"
+    script += "print('ANSWER', engine.__module__, [cls.__name__ for cls in engine.__mro__[:2]])"
+    environment = {key: value for key, value in os.environ.items() if key != "VERL_PLATFORM"}
+    environment |= {"VERL_ENGINE_DEVICE": "cuda", "VERL_ENGINE_VENDOR": "nvidia"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answer = done.stdout.split("ANSWER ")[1].strip()
+    assert answer == "faithful_rl.verl_plugin.gpu_engine ['GpuFSDPEngineWithLMHead', 'FSDPEngineWithLMHead']"
 
 
 def test_the_platform_answers_everything_verl_may_ask() -> None:

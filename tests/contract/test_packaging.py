@@ -60,6 +60,7 @@ PURE_MODULES = [
     "faithful_rl.compose",
     "faithful_rl.preflight",
     "faithful_rl.main",
+    "faithful_rl.submit",
 ]
 
 

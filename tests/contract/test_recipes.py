@@ -1,5 +1,6 @@
 """Every recipe composes on verl's tree and validates, is a small diff, and holds the paper's numbers where it says so."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -16,25 +17,59 @@ from faithful_rl import compose
 from faithful_rl.compose import RECIPES, compose_recipe, list_recipes
 from faithful_rl.config import ConfigError, from_node
 
-TINY = ("fgrpo_tiny", "grpo_tiny", "fgrpo_fixed_tiny", "fgrpo_consistency_tiny")
+TINY = ("fgrpo_tiny", "grpo_tiny", "fgrpo_fixed_tiny", "fgrpo_consistency_tiny", "fgrpo_pid_tiny")
+# Rows of the paper's tables and the baselines beside them: they differ in the advantage too.
+COMPOSED = ("additive", "multiplicative", "gdpo", "hras")
+SIZES = ("tiny", "3b", "7b")
 # One recipe that uses each file of the groups, to see what the file changes there.
 USERS = {
     "main.yaml": "fgrpo_tiny",
     "constraints/fgrpo.yaml": "fgrpo_tiny",
     "constraints/fixed.yaml": "fgrpo_fixed_tiny",
     "constraints/consistency.yaml": "fgrpo_consistency_tiny",
+    "constraints/pid.yaml": "fgrpo_pid_tiny",
+    "advantage/constrained.yaml": "fgrpo_tiny",
+    "advantage/dr_grpo.yaml": "dr_grpo_tiny",
+    **{f"advantage/{kind}.yaml": f"{kind}_tiny" for kind in COMPOSED},
     "dataset/scenes.yaml": "fgrpo_tiny",
     "dataset/rl_49k.yaml": "fgrpo_7b",
+    "dataset/puzzles.yaml": "puzzles_tiny",
     "hardware/cpu.yaml": "fgrpo_tiny",
+    "training_engine/fsdp2.yaml": "fgrpo_tiny",
+    "training_engine/fsdp2_offload.yaml": "fgrpo_7b",
+    "training_engine/megatron.yaml": "fgrpo_7b_megatron",
+    "hardware/gpu.yaml": "fgrpo_7b",
     "hardware/h100x8.yaml": "fgrpo_7b",
+    "hardware/h100x1.yaml": "fgrpo_7b_lora",
+    "hardware/h100x64.yaml": "fgrpo_72b",
+    "judges/endpoint.yaml": "fgrpo_7b_lora",
+    "model/qwen2_5_vl_72b.yaml": "fgrpo_72b",
+    "model/qwen2_5_vl_3b.yaml": "fgrpo_3b",
     "judges/scene.yaml": "fgrpo_tiny",
     "judges/qwen3_vl_30b.yaml": "fgrpo_7b",
+    "judges/crm_tiny.yaml": "cora_tiny",
+    "judges/crm_large.yaml": "cora_7b",
     "model/tiny.yaml": "fgrpo_tiny",
     "model/qwen2_5_vl_7b.yaml": "fgrpo_7b",
     "recipe/rl_tiny.yaml": "fgrpo_tiny",
     "recipe/rl_7b.yaml": "fgrpo_7b",
+    "recipe/designs_tiny.yaml": "design_vanilla_tiny",
+    "recipe/designs_7b.yaml": "design_vanilla_7b",
+    "sft.yaml": "sft_scenes_tiny",
+    "sft_hardware/cpu.yaml": "sft_scenes_tiny",
+    "sft_hardware/a100x4.yaml": "sft_7b",
+    "sft_model/tiny.yaml": "sft_scenes_tiny",
+    "sft_model/qwen2_5_vl_3b.yaml": "sft_3b",
+    "sft_model/qwen2_5_vl_7b.yaml": "sft_7b",
+    "recipe/sft_qwen.yaml": "sft_7b",
     **{f"recipe/{info.name}.yaml": info.name for info in list_recipes()},
 }
+
+
+@functools.cache
+def whole(recipe: str) -> DictConfig:
+    """A recipe as it is, composed once for all tests; not to be changed by them."""
+    return compose_recipe([f"recipe={recipe}"])
 
 
 def test_the_recipes_that_were_promised_are_there() -> None:
@@ -44,10 +79,25 @@ def test_the_recipes_that_were_promised_are_there() -> None:
 
 @pytest.mark.parametrize("recipe", [info.name for info in list_recipes()])
 def test_a_recipe_composes_resolves_and_validates(recipe: str) -> None:
-    composed = compose_recipe([f"recipe={recipe}"])
+    composed = whole(recipe)
     typed = from_node(composed.faithful_rl)
     assert typed.recipe == recipe
     OmegaConf.to_container(composed, resolve=True)  # raises where an interpolation points nowhere
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_every_row_of_the_papers_tables_is_a_recipe(size: str) -> None:
+    rows = ("grpo", "additive", "multiplicative", "fgrpo_consistency", "fgrpo_fixed", "fgrpo")
+    assert {f"{row}_{size}" for row in (*rows, *COMPOSED)} <= {info.name for info in list_recipes()}
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("kind", COMPOSED)
+def test_a_composed_baseline_differs_from_grpo_in_the_advantage_only(kind: str, size: str) -> None:
+    ours, base = raw(whole(f"{kind}_{size}")), raw(whole(f"grpo_{size}"))
+    different = {key for key in ours.keys() | base.keys() if ours.get(key) != base.get(key)}
+    allowed = {"faithful_rl.recipe", "faithful_rl.description", "faithful_rl.judges.ask_masked"}
+    assert {key for key in different if not key.startswith("faithful_rl.advantage")} <= allowed
 
 
 def test_any_recipe_can_use_a_pool_that_serves_already() -> None:
@@ -58,7 +108,7 @@ def test_any_recipe_can_use_a_pool_that_serves_already() -> None:
 
 def files() -> Iterator[str]:
     for path in sorted(RECIPES.rglob("*.yaml")):
-        if path.name not in ("none.yaml", "pool.yaml"):  # chosen on the command line, by no recipe
+        if path.name not in ("none.yaml", "pool.yaml", "h100x4.yaml"):  # chosen on the command line, by no recipe
             yield path.relative_to(RECIPES).as_posix()
 
 
@@ -88,8 +138,10 @@ def test_a_recipe_repeats_no_default(file: str, tmp_path: Path, monkeypatch: pyt
     shutil.copytree(RECIPES, changed)
     header = text.splitlines()[0] if text.startswith("# @package") else ""
     (changed / file).write_text(header + "\n" + (yaml.safe_dump({"defaults": defaults}, sort_keys=False) if defaults else "{}\n"))
+    method = compose._method([f"recipe={recipe}"])  # the tree stays the one that the recipe stands on
     monkeypatch.setattr(compose, "RECIPES", changed)
     monkeypatch.setattr(compose, "_check_recipe_name", lambda overrides: None)
+    monkeypatch.setattr(compose, "_method", lambda overrides: method)
     without = raw(compose_recipe([f"recipe={recipe}"]))
     repeated = [key for key, value in leaves(body, package) if key in without and without[key] == value]
     assert repeated == [], f"{file} repeats what holds without it"
@@ -112,7 +164,7 @@ def test_fgrpo_7b_has_the_papers_hyperparameters() -> None:
         m = constraint.multiplier
         assert (m.kind, m.start, m.step_size, m.maximum, m.min_applicable) == ("dual_ascent", 1.0, 0.05, 5.0, 8)
     for judge in (typed.judges.consistency, typed.judges.grounding):
-        assert (judge.backend, judge.options) == ("vllm", {"model": "Qwen/Qwen3-VL-30B-A3B-Instruct"})
+        assert (judge.backend, judge.options["model"], judge.num_gpus) == ("vllm", "Qwen/Qwen3-VL-30B-A3B-Instruct", 1)
     assert not typed.judges.ask_masked
     actor, rollout, data = composed.actor_rollout_ref.actor, composed.actor_rollout_ref.rollout, composed.data
     assert (rollout.n, rollout.temperature) == (5, 1.0)
@@ -138,7 +190,7 @@ def test_grpo_7b_differs_from_fgrpo_7b_in_the_constraints_only() -> None:
 
 @pytest.mark.parametrize("recipe", TINY)
 def test_the_tiny_recipes_share_everything_but_their_constraints(recipe: str) -> None:
-    ours, base = raw(compose_recipe([f"recipe={recipe}"])), raw(compose_recipe(["recipe=fgrpo_tiny"]))
+    ours, base = raw(whole(recipe)), raw(whole("fgrpo_tiny"))
     different = {key for key in ours.keys() | base.keys() if ours.get(key) != base.get(key)}
     names = {"faithful_rl.recipe", "faithful_rl.description", "faithful_rl.method"}
     assert {key for key in different if not key.startswith("faithful_rl.constraints")} <= names
@@ -150,7 +202,7 @@ def test_the_tiny_recipes_share_everything_but_their_constraints(recipe: str) ->
         ([], "recipe: found nothing, expected one of "),
         (["recipe=fgrpo_tini"], "Did you mean fgrpo_tiny?"),
         (["recipe=rl_tiny"], "recipe: found 'rl_tiny', expected one of "),
-        (["recipe=fgrpo_tiny", "constraints=fgrp"], "constraints: found 'fgrp', expected one of consistency, fgrpo, fixed, none."),
+        (["recipe=fgrpo_tiny", "constraints=fgrp"], "constraints: found 'fgrp', expected one of consistency, fgrpo, fixed, none, pid."),
         (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "trainer.total_training_stepz: found a key that does not exist"),
         (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "Did you mean total_training_steps?"),
         (["recipe=fgrpo_tiny", "faithful_rl.sed=5"], "faithful_rl.sed: found a key that does not exist"),
@@ -172,6 +224,20 @@ def test_a_mistake_on_the_command_line_is_named(overrides: list[str], message: s
     with pytest.raises(ConfigError) as caught:
         compose_recipe(overrides)
     assert message in str(caught.value)
+
+
+def test_a_constraint_of_ones_own_can_be_declared_on_the_command_line() -> None:
+    name = "faithful_rl.constraints.response_tokens"
+    words = ["recipe=fgrpo_tiny", f"+{name}={{threshold:60,mask:none,direction:at_most}}", f"+{name}.multiplier.step_size=0.1"]
+    own = from_node(compose_recipe(words).faithful_rl).constraints["response_tokens"]
+    assert (own.threshold, own.mask, own.direction, own.multiplier.step_size, own.multiplier.maximum) == (60.0, "none", "at_most", 0.1, 5.0)
+    for wrong, message in (
+        (f"+{name}={{treshold:60}}", "Key 'treshold' not in 'ConstraintConfig'"),
+        (f"+{name}={{threshold:60", "expected key=value"),
+    ):
+        with pytest.raises(ConfigError) as caught:
+            compose_recipe(["recipe=fgrpo_tiny", wrong])
+        assert message in str(caught.value)
 
 
 def test_a_typing_error_in_a_recipe_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

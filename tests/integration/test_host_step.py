@@ -1,7 +1,8 @@
 """Stock verl, none of our algorithm, on the CPU host: actor, reference policy, rollout server and weight sync for real.
 
 What is checked is agreement: log-probabilities of the rollout server equal the actor's, before the first update and after it.
-A stale or wrongly loaded weight shows there and nowhere else.
+A stale or wrongly loaded weight shows there and nowhere else. And two FSDP2 ranks with two rollout servers compute what one rank does:
+sampling is greedy, rewards depend on the row alone, so both runs see the same numbers.
 """
 
 from __future__ import annotations
@@ -60,19 +61,22 @@ def parquet(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def overrides(model: Path, parquet: Path, directory: Path, ranks: int, steps: int) -> list[str]:
     """verl's defaults, changed where a CPU or the size of this test needs it."""
     reward = directory / "reward.py"
-    reward.write_text("def compute_score(data_source, solution_str, ground_truth, **others):\n    return (len(solution_str) % 7) / 7\n")
-    micro_batch = 8 // ranks  # 4 prompts x 2 rollouts; must divide a rank's share
+    reward.write_text(
+        "def compute_score(data_source, solution_str, ground_truth, extra_info, **others):\n    return (extra_info['index'] % 7) / 7\n"
+    )
+    micro_batch = 8 // ranks  # 8 prompts, one rollout each; must divide a rank's share
     actor, ref, rollout = "actor_rollout_ref.actor", "actor_rollout_ref.ref", "actor_rollout_ref.rollout"
     return [
         f"data.train_files={parquet}",
         f"data.val_files={parquet}",
-        "data.train_batch_size=4",
+        "data.train_batch_size=8",
         "data.max_prompt_length=128",
         "data.max_response_length=12",
         "data.dataloader_num_workers=0",
         "data.filter_overlong_prompts=False",
         "data.return_raw_chat=True",
-        "algorithm.adv_estimator=grpo",
+        "data.shuffle=False",
+        "algorithm.adv_estimator=reinforce_plus_plus",  # compares prompts of the batch: groups of equal rewards would have no advantage
         f"actor_rollout_ref.model.path={model}",
         "actor_rollout_ref.model.use_remove_padding=False",
         "actor_rollout_ref.model.enable_gradient_checkpointing=False",
@@ -87,7 +91,7 @@ def overrides(model: Path, parquet: Path, directory: Path, ranks: int, steps: in
         f"{actor}.fsdp_config.use_torch_compile=False",
         f"{ref}.fsdp_config.use_torch_compile=False",
         f"{actor}.use_torch_compile=False",
-        f"{actor}.ppo_mini_batch_size=4",
+        f"{actor}.ppo_mini_batch_size=8",
         f"{actor}.ppo_micro_batch_size_per_gpu={micro_batch}",
         f"{actor}.use_kl_loss=True",
         f"{actor}.optim.lr=1e-2",  # large, so that a rollout server with the weights before would be far off
@@ -101,7 +105,9 @@ def overrides(model: Path, parquet: Path, directory: Path, ranks: int, steps: in
         f"++{rollout}.enable_sleep_mode=False",
         f"++{rollout}.engine_kwargs.vllm.kv_cache_memory_bytes={32 << 20}",
         f"{rollout}.tensor_model_parallel_size=1",
-        f"{rollout}.n=2",
+        f"{rollout}.n=1",
+        f"{rollout}.top_k=1",
+        f"{rollout}.logprobs_mode=raw_logprobs",  # after a top-k of 1 every probability would be 1
         f"{rollout}.max_num_seqs=8",
         f"{rollout}.max_model_len=192",
         f"{rollout}.ignore_eos=True",  # equal lengths: the case of the guard on position ids
@@ -159,12 +165,23 @@ def run_stock_verl(arguments: list[str], directory: Path) -> list[dict[str, Any]
     return [json.loads(line)["data"] for line in metrics.read_text().splitlines()]
 
 
-@pytest.mark.parametrize(("ranks", "steps"), [(1, 2), (2, 2)], ids=["one rank", "two FSDP2 ranks, two vLLM replicas"])
-def test_actor_and_rollout_server_agree_before_and_after_an_update(
-    model: Path, parquet: Path, tmp_path: Path, ranks: int, steps: int
-) -> None:
-    metrics = run_stock_verl(overrides(model, parquet, tmp_path, ranks, steps), tmp_path)
-    assert len(metrics) == steps
+RANKS = {"one rank": 1, "two FSDP2 ranks, two vLLM replicas": 2}
+STEPS = 2
+
+
+@pytest.fixture(scope="module")
+def runs(model: Path, parquet: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    found = {}
+    for name, ranks in RANKS.items():
+        directory = tmp_path_factory.mktemp(f"ranks{ranks}")
+        found[name] = run_stock_verl(overrides(model, parquet, directory, ranks, STEPS), directory)
+    return found
+
+
+@pytest.mark.parametrize("name", RANKS)
+def test_actor_and_rollout_server_agree_before_and_after_an_update(name: str, runs: dict[str, list[dict[str, Any]]]) -> None:
+    metrics = runs[name]
+    assert len(metrics) == STEPS
     for step in metrics:
         # The server never samples an image placeholder, the actor gives them some probability: an untrained model's
         # log-probabilities differ by that much. Outdated weights give a correlation near zero.
@@ -175,3 +192,13 @@ def test_actor_and_rollout_server_agree_before_and_after_an_update(
         assert step["response_length/mean"] == 12
     assert metrics[0]["actor/kl_loss"] < 1e-6, "actor and reference start from the same weights"
     assert metrics[-1]["actor/kl_loss"] > 1e-3, "the update must have moved the actor"
+
+
+@pytest.mark.parametrize("step", range(STEPS))
+def test_two_ranks_and_two_servers_compute_what_one_does(step: int, runs: dict[str, list[dict[str, Any]]]) -> None:
+    one, two = (runs[name][step] for name in RANKS)
+    for name in ("critic/rewards/mean", "critic/advantages/max", "critic/advantages/min"):
+        assert two[name] == pytest.approx(one[name], abs=1e-6), name
+    for name in ("actor/pg_loss", "actor/kl_loss", "actor/entropy", "actor/grad_norm"):
+        if name in one:
+            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name

@@ -296,3 +296,25 @@ def test_score_from_a_shell(address: str, served: Any, tmp_path: Path) -> None:
     assert [row["consistency_scored"] for row in written] == [1.0, 0.0] * 3
     assert [row["accuracy"] for row in written] == [1.0, 0.0] * 3
     assert len(written[0]["sentences"]) == 1
+
+
+def test_a_trained_classifier_serves_many_at_once(served: Any, tmp_path: Path) -> None:
+    """In an actor's process: loaded, batched, continuous, and the same numbers as the model itself gives."""
+    pytest.importorskip("torch")
+    from faithful_rl.crm import model, pairs
+    from faithful_rl.crm.files import check
+    from faithful_rl.crm.tokenizer import train_tokenizer
+
+    tokenizer = train_tokenizer(128)
+    model.tiny_model(model.tiny_config(tokenizer, 128), seed=0).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    judge = {"backend": "classifier", "model": str(tmp_path), "wait_milliseconds": 50.0, "timeout_seconds": SECONDS}
+    status = served(name="crm", consistency=judge)
+    (health,) = status.replicas
+    assert (health.state, len(health.version)) == (State.READY, 16)
+    asked = requests(48)
+    scores = asyncio.run(ask_all(PoolClient("crm", "consistency"), asked))
+    alone = model.load(check(str(tmp_path), "model"), "cpu").probabilities([pairs.of_request(one) for one in asked], 1.0, 128)
+    assert [score.value for score in scores] == pytest.approx(alone.values.tolist(), abs=1e-4)
+    with pytest.raises(ConfigError, match="expected a backend that sees images"):
+        served(name="crm2", grounding=judge)

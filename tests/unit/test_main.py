@@ -94,6 +94,7 @@ class FakeStack:
         monkeypatch.setattr(faithful_rl, "console", console, raising=False)
         monkeypatch.setattr(preflight, "check_static", lambda config, typed: None)
         monkeypatch.setattr(preflight, "check_started", lambda config, typed: None)
+        monkeypatch.setattr(preflight, "warnings", lambda config, typed: [])
         monkeypatch.setattr(main, "_show", lambda typed, run_dir: 0)
         monkeypatch.setattr(main, "set_environment", lambda typed, run_dir: None)
 

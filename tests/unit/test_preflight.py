@@ -73,7 +73,7 @@ class World:
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(stack, "check", lambda world: None)
+    monkeypatch.setattr(stack, "check", lambda *given: None)
     monkeypatch.setattr(preflight, "check_started", lambda config, typed: None)
     monkeypatch.setattr(main, "set_environment", lambda typed, run_dir: None)
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
@@ -416,3 +416,60 @@ def test_parts_that_are_not_ours_are_named() -> None:
     )
     with pytest.raises(ConfigError, match="found none"):
         plugin_active.expect_ours("engine for FSDP2", "")
+
+
+def boxed(**changes: Any) -> dict[str, Any]:
+    return row(
+        extra_info={"index": 0, "gt_boxes": [[0.0, 0.0, 2.0, 2.0]], "img_wh": [[4, 4]], "min_pixels": 1, "max_pixels": 10**6}, **changes
+    )
+
+
+LENGTH = "+faithful_rl.constraints.response_tokens"
+CONSISTENCY = "faithful_rl.constraints.consistency"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            f"{CONSISTENCY}.multiplier.first_step=81",
+            "faithful_rl.constraints.consistency.multiplier.first_step: found something that ends at step 81, expected at most the run's 80 "
+            "steps. Shorten it, or raise trainer.total_training_steps.",
+        ),
+        (
+            f"{CONSISTENCY}.threshold_schedule={{kind:linear,start:0.5,begin:50,steps:50}}",
+            "faithful_rl.constraints.consistency.threshold_schedule: found something that ends at step 100, expected at most the run's 80",
+        ),
+        (
+            f"{CONSISTENCY}.multiplier={{kind:schedule,schedule:{{kind:linear,start:0,end:1,steps:200}}}}",
+            "faithful_rl.constraints.consistency.multiplier.schedule: found something that ends at step 200",
+        ),
+        (
+            f"{LENGTH}={{threshold:300,mask:none,direction:at_most}}",
+            "faithful_rl.constraints.response_tokens.threshold: found 300.0, expected at most data.max_response_length = 96 tokens",
+        ),
+        (
+            f"+{CONSISTENCY}.by_source={{sat:0.5}}",
+            "faithful_rl.constraints.consistency.by_source: found 'sat', expected one of the data's sources: scenes. Correct the name",
+        ),
+    ],
+)
+def test_constraints_that_would_never_take_effect_are_refused(
+    world: World, override: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert world.run(override) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_steps_are_counted_from_epochs_where_nobody_says_how_many(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["trainer.total_training_steps=null", "trainer.total_epochs=3", f"{CONSISTENCY}.multiplier.first_step=7"]
+    assert world.run(*words) == 2  # 40 rows in batches of 16 are 2 steps an epoch
+    assert "at most the run's 6 steps" in capsys.readouterr().err
+
+
+def test_a_mask_that_holds_for_no_row_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run() == 0
+    assert "constraint spatial_grounding: its mask has_reference_boxes holds for no row of data.train_files" in capsys.readouterr().out
+    write_rows(world.data, [*(row(extra_info=boxed()["extra_info"]) for _ in range(20)), *(boxed() for _ in range(20))])
+    assert world.run() == 0
+    assert "holds for no row" not in capsys.readouterr().out

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faithful_rl import run_record
+from faithful_rl import run_lock, run_record
 from faithful_rl.config import ConfigError
 
 NOW = datetime(2026, 11, 21, 4, 5, 6, tzinfo=UTC)
@@ -64,14 +64,14 @@ def test_a_run_that_somebody_trains_in_is_not_taken(tmp_path: Path, monkeypatch:
     monkeypatch.chdir(tmp_path)
     path = put_run(Path("outputs/fgrpo_tiny/20260101-000000"))
     hold = (
-        "import sys, pathlib; from faithful_rl import run_record\n"
-        "with run_record.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from faithful_rl import run_lock\n"
+        "with run_lock.locked(pathlib.Path(sys.argv[1])): print('held', flush=True); sys.stdin.read()"
     )
     with subprocess.Popen([sys.executable, "-c", hold, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
         assert not run_record.choose("fgrpo_tiny", "", KEY, NOW).resumes
-        with pytest.raises(ConfigError, match="in use by a running process"), run_record.locked(path):
+        with pytest.raises(ConfigError, match="in use by process"), run_lock.locked(path):
             pass
         holder.communicate("", timeout=30)
     assert run_record.choose("fgrpo_tiny", "", KEY, NOW).resumes  # the lock went with its process

@@ -41,7 +41,8 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({}, "settings: found no judge, expected consistency, grounding or both. Add for example consistency: {backend: scene}."),
     (
         {"consistncy": SCENE},
-        "consistncy: found an unknown key, expected one of consistency, grounding, name, limits, cache, start_seconds, health_seconds. "
+        "consistncy: found an unknown key, expected one of consistency, grounding, name, limits, cache, start_seconds, health_seconds, "
+        "nodes_seconds. "
         "Did you mean consistency?",
     ),
     (

@@ -24,9 +24,9 @@ SCENE = write_scene(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({}, "backend: found nothing, expected one of fake, openai, scene, vllm. Set the judge's backend."),
-        ({"backend": "magic"}, "backend: found 'magic', expected one of fake, openai, scene, vllm. Set the judge's backend."),
-        ({"backend": 3}, "backend: found 3, expected one of fake, openai, scene, vllm. Set the judge's backend."),
+        ({}, "backend: found nothing, expected one of classifier, fake, openai, scene, vllm. Set the judge's backend."),
+        ({"backend": "magic"}, "backend: found 'magic', expected one of classifier, fake, openai, scene, vllm. Set the judge's backend."),
+        ({"backend": 3}, "backend: found 3, expected one of classifier, fake, openai, scene, vllm. Set the judge's backend."),
         ({"backend": "scene", "mode": "per_rollout"}, "scene.mode: found an unknown key, expected one of cache. Remove it."),
         (
             {"backend": "fake", "latency_seconds": -1},

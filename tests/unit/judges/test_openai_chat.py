@@ -449,3 +449,19 @@ def test_a_revision_is_part_of_the_version() -> None:
         )
     }
     assert len(versions) == 5  # the address does not count: the same model elsewhere is the same judge
+
+
+def test_a_sampler_of_data_preparation_draws_at_its_temperature_with_its_seed(endpoint: Any) -> None:
+    from data_prep.sampling import endpoint_sampler
+
+    async def once() -> Completion:
+        sampler = endpoint_sampler(endpoint.url, "judge-model")
+        await sampler.start()
+        try:
+            return await sampler.sample(MESSAGES, max_tokens=7, seed=41)
+        finally:
+            await sampler.close()
+
+    asyncio.run(once())
+    _, body = endpoint.requests[-1]
+    assert body == {"model": "judge-model", "messages": MESSAGES, "temperature": 1.0, "max_tokens": 7, "seed": 41}

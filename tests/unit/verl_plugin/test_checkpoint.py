@@ -107,6 +107,8 @@ def test_identity_holds_every_setting_of_every_constraint() -> None:
     facts = checkpoint.identity(config, {"data.train_batch_size": 32})
     assert facts["faithful_rl.constraints.consistency.threshold"] == 0.95
     assert facts["faithful_rl.constraints.consistency.multiplier.step_size"] == 0.05
+    assert facts["faithful_rl.constraints.consistency.threshold_schedule.kind"] == "constant"
+    assert facts["faithful_rl.advantage.kind"] == "constrained"
     assert facts["data.train_batch_size"] == 32
     assert json.loads(json.dumps(facts)) == facts
 
@@ -125,3 +127,14 @@ def test_settings_that_would_break_a_promise_are_refused(change: dict[str, Any],
     checkpoint.refuse_unsupported(omegaconf.OmegaConf.create(base))
     with pytest.raises(ValueError, match=message):
         checkpoint.refuse_unsupported(omegaconf.OmegaConf.merge(base, change))
+
+
+def test_a_checkpoint_written_by_an_older_version_is_refused_kindly(tmp_path: Path) -> None:
+    folder = make(tmp_path, 3, complete=False)
+    state = json.loads((folder / checkpoint.STATE_FILE).read_text())
+    (folder / checkpoint.STATE_FILE).write_text(json.dumps({**state, "version": 1}))
+    checkpoint.mark_complete(folder, 3)
+    with pytest.raises(
+        CheckpointError, match="has version 1, this code reads 2: continue the run with the version of faithful_rl that began it"
+    ):
+        checkpoint.read_usable(folder, IDENTITY)

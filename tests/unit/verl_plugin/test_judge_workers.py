@@ -81,3 +81,21 @@ def test_images_travel_only_to_judges_that_look(monkeypatch: pytest.MonkeyPatch)
     assert not judge_workers.needs_images(JUDGES)
     assert judge_workers.needs_images({**JUDGES, "pool": "lab"})
     assert judge_workers.needs_images({**JUDGES, "grounding": {**ONE, "backend": "openai"}})
+
+
+def test_the_ceilings_of_calibrated_judges_come_with_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    serving(monkeypatch, {"consistency": ["a"], "grounding": ["b"]})
+    assert judge_workers.start({**JUDGES, "pool": "lab"}).ceilings == {}  # nobody has calibrated them
+
+    class Record:
+        ceiling = (0.91, 0.88, 0.94)
+
+    monkeypatch.setattr(judge_workers, "calibration_of", lambda version, directory: {"grounding": Record()})
+    assert judge_workers.start({**JUDGES, "pool": "lab"}).ceilings == {"semantic_grounding": 0.91}
+
+
+def test_the_judge_that_knows_the_scene_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {judge: {"backend": "scene"} for judge in ("consistency", "grounding")}
+    found = pool.PoolStatus("lab", Description(settings, {"consistency": ["a"], "grounding": ["b"]}, True, ""), [])
+    monkeypatch.setattr(pool, "status", lambda name: found)
+    assert judge_workers.start({**JUDGES, "pool": "lab"}).ceilings == {"consistency": 1.0, "semantic_grounding": 1.0}

@@ -14,7 +14,7 @@ from faithful_rl.verl_plugin import liveness
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="liveness")
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="liveness")
     yield
     ray.shutdown()
 

@@ -12,9 +12,10 @@ from PIL import Image
 pytest.importorskip("verl")
 from faithful_rl.judges.request import JudgeRequest
 from faithful_rl.judges.reward import request_from
+from faithful_rl.rewards.designs import DESIGNS
 from faithful_rl.rewards.suite import COLUMNS, columns
 from faithful_rl.types import Reason, Score, SentenceVerdict, Verdict
-from faithful_rl.verl_plugin.reward_manager import RolloutScorer, details_json, prompt_images
+from faithful_rl.verl_plugin.reward_manager import ExactJudge, RolloutScorer, details_json, prompt_images
 
 RIGHT = "<think>The red circle is left of the blue square.</think><answer>A</answer>"
 WRONG = "<think>The red circle is left of the blue square.</think><answer>B</answer>"
@@ -111,3 +112,24 @@ def test_images_of_a_prompt_keep_their_order_and_their_bytes() -> None:
     first, second = prompt_images(np.array(messages, dtype=object))
     assert first == b"file"
     assert Image.open(io.BytesIO(second)).size == (3, 2)
+
+
+def test_held_out_responses_can_be_judged_by_exact_rules_while_a_model_judges_training() -> None:
+    """The model calls everything consistent; the reasoning concludes left and answers right."""
+    text = "<think>So the answer is left.</think><answer>B</answer>"
+    extra = {**EXTRA, "question": "Is the red circle left or right of the blue square?"}
+    model = Judge(Score(0.99)), Judge([])
+    scorer = RolloutScorer(*model, ask_masked=True, heldout_judges=(ExactJudge("consistency"), ExactJudge("grounding")))
+    found = [columns(asyncio.run(scorer.score(text, ROW, extra, heldout))[1]) for heldout in (False, True)]
+    assert [row["consistency"] for row in found] == [0.99, 0.0]
+    assert [len(judge.asked) for judge in model] == [1, 1]
+
+
+def test_a_design_reaches_the_task_reward() -> None:
+    judges = Judge(CONSISTENT), Judge(VERDICTS)
+    scorer = RolloutScorer(*judges, ask_masked=False, design=DESIGNS["only_accuracy"])
+    parsed, rollout = asyncio.run(scorer.score("<answer>A</answer>", ROW, EXTRA, heldout=False))
+    row = columns(rollout)
+    assert parsed.well_formed
+    assert (row["task"], row["format"], row["answer_credit"], row["think_tag"]) == (1.0, 1.0, 1.0, 0.0)
+    assert tuple(row) == COLUMNS

@@ -104,6 +104,7 @@ def test_checkpoints_come_at_the_configured_steps_and_are_complete(trainer: Trai
     assert resumable(trainer) == "global_step_6"
     assert trainer.outcome == "finished"
     state = checkpoint.read_state(trainer.run_dir / "checkpoints" / "global_step_6")
+    assert state["problem"]["version"] == 2
     assert state["problem"]["constraints"]["consistency"]["multiplier"] == {"kind": "dual_ascent", "value": 1.0}
 
 
@@ -164,3 +165,14 @@ def test_advantages_go_to_response_tokens_under_the_mask_only(monkeypatch: pytes
     queue_io.write_advantages(KVBatchMeta(partition_id="train", keys=["a_0_0", "b_0_0"], tags=[{}, {}]), np.array([0.5, -2.0]))
     for name in ("advantages", "returns"):
         assert [row.tolist() for row in written["fields"][name].unbind()] == [[0.5, 0.5, 0.0], [-2.0]]
+
+
+def test_sources_are_read_only_where_a_threshold_depends_on_them(trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = KVBatchMeta(partition_id="train", keys=["b_0_0", "a_0_0"], tags=[{}, {}])
+    rewards = SimpleNamespace(rows=np.array([1, 0]))
+    monkeypatch.setattr(queue_io, "read_objects", lambda keys, partition, fields: {"data_source": [f"of {key}" for key in keys]})
+    assert trainer._sources(batch, rewards) is None
+    node = settings_of(trainer.config.faithful_rl.constraints)
+    node["consistency"]["by_source"] = {"vgr": 0.9}
+    trainer.problem = ConstrainedProblem.from_settings(node)
+    assert trainer._sources(batch, rewards) == ["of a_0_0", "of b_0_0"]

@@ -1,0 +1,123 @@
+"""Preflight's prompt lengths against the real processor and against training's own dataset class."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from faithful_rl import main
+from faithful_rl.config import ConfigError
+
+pytest.importorskip("verl")
+pytest.importorskip("qwen_vl_utils")
+
+MODEL = main.PROJECT_ROOT / "models" / "tiny_warm_start"
+
+
+def image(width: int, height: int, **limits: int) -> dict[str, Any]:
+    stream = io.BytesIO()
+    Image.new("RGB", (width, height), (200, 30, 30)).save(stream, "PNG")
+    return {"bytes": stream.getvalue(), **{"min_pixels": None, "max_pixels": None, **limits}}
+
+
+def row(question: str, *images: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "data_source": "scenes",
+        "prompt": [{"role": "system", "content": "Think first."}, {"role": "user", "content": "<image>" * len(images) + question}],
+        "images": list(images),
+        "reward_model": {"style": "rule", "ground_truth": "A"},
+        "extra_info": {"index": 0},
+    }
+
+
+ROWS = [
+    row("Which?", image(112, 112)),
+    row("What is left of the red circle? (A) a blue square (B) a green triangle", image(56, 84)),
+    row("Which?", image(112, 112), image(300, 40)),
+    row("Which?", image(640, 480, max_pixels=28 * 28 * 20)),
+    row("Which?", image(30, 30, min_pixels=28 * 28 * 9)),
+    row("Which?", image(200, 333)),
+]
+
+
+@pytest.fixture
+def prepared(tmp_path: Path) -> tuple[Any, dict[str, Any]]:
+    pq.write_table(pa.Table.from_pylist(ROWS), tmp_path / "rows.parquet")
+    job = main.prepare(
+        [
+            *("recipe=fgrpo_tiny", "faithful_rl.data.source=parquet", f"actor_rollout_ref.model.path={MODEL}"),
+            *(f"data.{split}_files={tmp_path / 'rows.parquet'}" for split in ("train", "val")),
+        ]
+    )
+    return job.typed, main.resolved(job.composed)
+
+
+def test_lengths_from_sizes_are_those_of_the_real_processor(prepared: tuple[Any, dict[str, Any]]) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    _, config = prepared
+    measure = prompt_lengths.Measure(*prompt_lengths._load(str(MODEL)), config)
+    computed = [measure.computed(one) for one in ROWS]
+    assert computed == [measure.real(one) for one in ROWS]
+    assert computed[2] == computed[0] + measure.image_tokens(ROWS[2]["images"][1]) + 2  # and the two marks around an image
+
+
+def test_what_is_too_long_is_what_training_would_drop(prepared: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    from omegaconf import OmegaConf
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    from faithful_rl.preflight import prompt_lengths
+
+    _, config = prepared
+    processor, tokenizer = prompt_lengths._load(str(MODEL))
+    measure = prompt_lengths.Measure(processor, tokenizer, config)
+    lengths = sorted(measure.computed(one) for one in ROWS)
+    limit = lengths[3]
+    settings = {
+        "max_prompt_length": limit,
+        "filter_overlong_prompts": True,
+        "filter_overlong_prompts_workers": None,
+        "cache_dir": str(tmp_path),
+    }
+    data = OmegaConf.create({**config["data"], **settings})
+    kept = RLHFDataset(config["data"]["train_files"], tokenizer, data, processor)
+    assert len(kept) == sum(length <= limit for length in lengths) == 4
+
+
+def test_prompts_beyond_the_limit_are_refused_with_the_worst_rows(prepared: tuple[Any, dict[str, Any]]) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    typed, config = prepared
+    (line,) = prompt_lengths.check({**config, "data": {**config["data"], "max_prompt_length": 4096}}, typed)
+    assert line.startswith("prompts    6 rows read, the longest has ")
+    short = {**config, "data": {**config["data"], "max_prompt_length": 60}}
+    with pytest.raises(ConfigError) as caught:
+        prompt_lengths.check(short, typed)
+    measure = prompt_lengths.Measure(*prompt_lengths._load(str(MODEL)), config)
+    worst = max(range(len(ROWS)), key=lambda number: measure.computed(ROWS[number]))
+    text = str(caught.value)
+    assert text.startswith("data.max_prompt_length: found 60, and ")
+    assert (
+        f"(row {worst} of {config['data']['train_files']}: {measure.real(ROWS[worst])} tokens with {len(ROWS[worst]['images'])} image(s)"
+        in text
+    )
+    assert "data.filter_overlong_prompts=true" in text
+    (line,) = prompt_lengths.check({**short, "data": {**short["data"], "filter_overlong_prompts": True}}, typed)
+    assert "longer ones are dropped" in line
+
+
+def test_a_processor_that_does_not_load_is_named(prepared: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    typed, config = prepared
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    policy = {**config["actor_rollout_ref"], "model": {**config["actor_rollout_ref"]["model"], "path": str(tmp_path / "model")}}
+    with pytest.raises(ConfigError, match=r"actor_rollout_ref\.model\.path: found .*whose processor does not load"):
+        prompt_lengths.check({**config, "actor_rollout_ref": policy}, typed)

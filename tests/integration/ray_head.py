@@ -1,0 +1,106 @@
+"""A Ray cluster as `ray start --head` makes it, on ports and in a folder of its own, with a token; ended by its own process group."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+PROJECT = Path(__file__).resolve().parents[2]
+SECONDS = 300.0
+
+
+@dataclass(frozen=True)
+class Head:
+    """`dashboard` is what jobs are submitted to; `environment` reaches the cluster, token included."""
+
+    dashboard: str
+    environment: dict[str, str]
+
+    def run(self, *words: str, seconds: float = SECONDS, **variables: str) -> subprocess.CompletedProcess[str]:
+        """A command in the cluster's environment, to its end."""
+        environment = {**self.environment, **variables}
+        return subprocess.run(words, cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=seconds, check=False)
+
+    def ray_job(self, verb: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run("ray", "job", verb, "--address", self.dashboard, *words)
+
+    def submit(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return self.run(sys.executable, "-m", "faithful_rl.submit", f"address={self.dashboard}", *words)
+
+
+@contextmanager
+def head(cpus: int, gpus: int) -> Iterator[Head]:
+    """A cluster of one node that lives as long as the block."""
+    folder = tempfile.mkdtemp(prefix="rh")  # pytest's folders are too long for Ray's sockets
+    token = secrets.token_hex(16)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "VERL_")) and name != "PYTHONPATH"}
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    environment = {**inherited, "PATH": path, "HOME": folder, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
+    port, dashboard, agent, agent_grpc, metrics, client = _free_ports(6)
+    environment["RAY_ADDRESS"] = f"127.0.0.1:{port}"
+    command = [
+        *("ray", "start", "--head", "--block", "--disable-usage-stats", "--node-ip-address=127.0.0.1", f"--temp-dir={folder}/ray"),
+        *(f"--port={port}", f"--dashboard-port={dashboard}", f"--dashboard-agent-listen-port={agent}"),
+        *(f"--dashboard-agent-grpc-port={agent_grpc}", f"--metrics-export-port={metrics}", f"--ray-client-server-port={client}"),
+        *(f"--num-cpus={cpus}", f"--num-gpus={gpus}", "--object-store-memory=134217728", "--dashboard-host=127.0.0.1"),
+    ]
+    starting = {name: value for name, value in environment.items() if name != "RAY_ADDRESS"}
+    log = Path(folder) / "head.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(command, env=starting, stdout=output, stderr=output, start_new_session=True, preexec_fn=_end_with_parent)
+    try:
+        found = Head(f"http://127.0.0.1:{dashboard}", {name: value for name, value in environment.items() if name != "RAY_ADDRESS"})
+        _wait_up(found, process, log)
+        yield found
+    finally:
+        _end(process)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_ports(number: int) -> list[int]:
+    with ExitStack() as stack:
+        taken = [stack.enter_context(socket.socket()) for _ in range(number)]
+        for one in taken:
+            one.bind(("127.0.0.1", 0))
+        return [one.getsockname()[1] for one in taken]
+
+
+def _wait_up(found: Head, process: subprocess.Popen[bytes], log: Path) -> None:
+    deadline = time.monotonic() + SECONDS
+    while found.ray_job("list").returncode != 0:
+        if process.poll() is not None or time.monotonic() > deadline:
+            raise AssertionError(f"the cluster did not come up:\n{log.read_text(errors='replace')[-3000:]}")
+        time.sleep(0.5)
+
+
+def _end_with_parent() -> None:
+    """The head gets SIGTERM when this process dies, whatever kills it: a cluster that is left over would be joined by other runs."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """SIGTERM: `ray start --block` ends all that it started. What is left of it after that is killed, by process id."""
+    with suppress(psutil.NoSuchProcess):
+        started = psutil.Process(process.pid).children(recursive=True)
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=20)
+        for one in psutil.wait_procs(started, timeout=5)[1]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.kill()
+    process.wait(timeout=30)

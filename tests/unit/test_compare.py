@@ -1,0 +1,103 @@
+"""The compare command: what it runs, what it keeps, and what it refuses before anything is trained."""
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from faithful_rl import compare
+from faithful_rl.compare import Plan, check, main, parse, run_dir_of
+from faithful_rl.config import ConfigError
+from faithful_rl.report.comparison import method_label
+from faithful_rl.run_directory import RUN
+
+
+def test_words_become_a_plan(tmp_path: Path) -> None:
+    plan = parse(["recipes=[grpo_tiny,hras_tiny]", "seeds=[2,5]", f"out={tmp_path}", "jobs=2", "trainer.total_training_steps=4"])
+    assert plan == Plan(("grpo_tiny", "hras_tiny"), (2, 5), tmp_path, 2, None, ("trainer.total_training_steps=4",))
+    assert plan.pairs == [("grpo_tiny", 2), ("hras_tiny", 2), ("grpo_tiny", 5), ("hras_tiny", 5)]
+    assert parse(["recipes=grpo_tiny", "seeds=7"]).pairs == [("grpo_tiny", 7)]
+    assert parse([]) == Plan()
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("grpo_tiny", "found 'grpo_tiny', expected key=value"),
+        ("recipes=[]", "recipes: found '[]', expected a list of distinct names"),
+        ("recipes=[a,a]", "distinct names"),
+        ("recipes=[a", "recipes: found '[a'"),
+        ("seeds=[a]", "seeds: found '[a]', expected a list of distinct whole numbers"),
+        ("jobs=0", "jobs: found '0'"),
+        ("recipe=grpo_tiny", "recipe: found 'grpo_tiny', expected recipes, seeds and out"),
+        ("faithful_rl.seed=1", "Leave it out."),
+    ],
+)
+def test_wrong_words_are_named(word: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse([word])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "key"),
+    [
+        (("grpo_tiny", "sft_tiny"), "recipes"),
+        (("grpo_tiny", "grpo_7b"), "actor_rollout_ref.model.path"),
+        (("grpo_tiny", "grpo_tini"), "recipe"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(recipes: tuple[str, ...], key: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(Plan(recipes))
+    assert caught.value.key == key
+
+
+def test_the_methods_of_the_table_can_be_compared() -> None:
+    check(Plan(("grpo_tiny", "additive_tiny", "multiplicative_tiny", "fgrpo_fixed_tiny", "hras_tiny", "gdpo_tiny", "fgrpo_tiny")))
+
+
+def test_finished_runs_are_kept_and_the_rest_is_trained(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    commands: list[list[str]] = []
+
+    def fake_run(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        assert options["timeout"] > 0
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", fake_run)
+    monkeypatch.setattr(compare, "write_results", lambda *arguments: None)
+    monkeypatch.setattr(compare.comparison, "markdown", lambda found: "")
+    done = run_dir_of(tmp_path, "grpo_tiny", 0)
+    done.mkdir()
+    (done / RUN).write_text(json.dumps({"status": "finished"}))
+    assert main(["recipes=[grpo_tiny,hras_tiny]", "seeds=[0,1]", f"out={tmp_path}", "trainer.total_training_steps=4"]) == 0
+    told = [[word for word in command[3:] if not word.startswith("faithful_rl.output_dir")] for command in commands]
+    assert told == [
+        ["recipe=hras_tiny", "faithful_rl.seed=0", "trainer.total_training_steps=4", "faithful_rl.evaluation.at_start=false"],
+        ["recipe=grpo_tiny", "faithful_rl.seed=1", "trainer.total_training_steps=4"],
+        ["recipe=hras_tiny", "faithful_rl.seed=1", "trainer.total_training_steps=4", "faithful_rl.evaluation.at_start=false"],
+    ]
+
+
+def test_a_failed_run_ends_with_code_one_and_nothing_is_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    assert main(["recipes=[grpo_tiny]", "seeds=[0]", f"out={tmp_path}"]) == 1
+    assert "the same command continues them" in capsys.readouterr().err
+
+
+def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--only-report", f"out={tmp_path}"]) == 2
+    assert "without a finished run" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("recipe", "label"),
+    [("grpo_tiny", "GRPO"), ("additive_7b", "GRPO, additive reward"), ("fgrpo_pid_tiny", "FGRPO, PID"), ("mine", "mine")],
+)
+def test_a_method_has_one_name_at_every_size(recipe: str, label: str) -> None:
+    assert method_label(recipe) == label
