@@ -30,6 +30,7 @@ CONTINUABLE = (
     "faithful_rl.hardware.min_free_disk_gib",
     "faithful_rl.hardware.gpu_memory_gib",
     "faithful_rl.hardware.cluster_wait_seconds",
+    "faithful_rl.hardware.node_resource",
     "faithful_rl.data.check_rows",
     "faithful_rl.step_timeout_seconds",
     "trainer.total_training_steps",

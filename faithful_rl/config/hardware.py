@@ -25,6 +25,7 @@ class HardwareConfig:
     min_free_disk_gib: float = 1.0  # GiB, >= 0, on top of the estimate for checkpoints
     attention: str = "auto"  # auto: flash-attn where it is installed, else sdpa | flash_attention_2 | sdpa; read by the GPU recipes
     gpu_memory_gib: float = 80.0  # GiB, > 0: memory of one GPU, for preflight's estimate; unused on a CPU
+    node_resource: str | None = None  # custom Ray resource of the nodes that train; null: TransferQueue's storage goes to any node
     cluster_wait_seconds: float = 30.0  # s, >= 0: how long a joined Ray cluster may take to offer what the run needs (nodes that start)
 
 

@@ -40,15 +40,20 @@ def pretrain(
     """Reading the answer off the reasoning, in place; returns the mean loss of the last tenth, in nats a token of the answer.
 
     A language model's head is asked for the answer of consistent pairs where the hypothesis hides it, names another option, or names
-    it. Whoever knows the answer at its place sees at once whether the one given there is the same. The labels alone teach this far more
-    slowly: neither reasoning nor answer says anything about them by itself.
+    it. Only the lower layers take part: what they read stands at the answer's place before the upper ones compare it with what is
+    given there. The labels alone teach this far more slowly: neither reasoning nor answer says anything about them by itself.
     """
-    language_model = ModernBertForMaskedLM._from_config(model.config, dtype=torch.float32)
-    language_model.model, language_model.head = model.model, model.head
-    language_model.tie_weights()
     rows = reading_rows(tokenizer, pairs, settings.max_length, Random(f"{seed}/reading"))
-    rate, watcher = 2 * settings.learning_rate, _Losses("reading", report)
-    return _train(language_model, rows, _Collator(int(tokenizer.pad_token_id)), settings, settings.reading_epochs, rate, seed, watcher)
+    layers = model.model.layers
+    model.model.layers = layers[: crm_model.READING_LAYERS]
+    try:
+        language_model = ModernBertForMaskedLM._from_config(model.config, dtype=torch.float32)
+        language_model.model, language_model.head = model.model, model.head
+        language_model.tie_weights()
+        rate, watcher = 2 * settings.learning_rate, _Losses("reading", report)
+        return _train(language_model, rows, _Collator(int(tokenizer.pad_token_id)), settings, settings.reading_epochs, rate, seed, watcher)
+    finally:
+        model.model.layers = layers
 
 
 def reading_rows(tokenizer: PreTrainedTokenizerBase, pairs: Sequence[Pair], max_length: int, rng: Random) -> list[dict[str, Any]]:

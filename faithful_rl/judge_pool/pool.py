@@ -17,6 +17,7 @@ import ray
 from ray.autoscaler.sdk import request_resources
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util import list_named_actors
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool import NAMESPACE
@@ -103,7 +104,10 @@ def start(settings: PoolSettings, *, detached: bool = False, say: Callable[[Sequ
     kind = {**ACTOR, "lifetime": "detached"} if detached else ACTOR
     handles: list[Any] = []
     try:
-        actor = ray.remote(Registry).options(name=settings.name, num_cpus=0, max_concurrency=CONTROL_CALLS, **kind)
+        # Beside whoever starts the pool where possible, and not on a judges' node, with which it would go.
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        options = {"name": settings.name, "num_cpus": 0, "max_concurrency": CONTROL_CALLS, "scheduling_strategy": here, **kind}
+        actor = ray.remote(Registry).options(**options)
         registry = actor.remote(plain, datetime.now(UTC).isoformat(timespec="seconds"))
         handles.append(registry)
         for judge in settings.judges:

@@ -54,6 +54,7 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     answer = _ask(request, typed.hardware.cluster_wait_seconds + ANSWER_SECONDS)
     nodes = [Node(**one) for one in answer["nodes"]]
     check_fit(need, nodes, typed.hardware.cluster_wait_seconds)
+    check_storage(nodes, typed.hardware.node_resource)
     if typed.judges.pool and typed.judges.pool not in answer["pools"]:
         raise ConfigError(
             "faithful_rl.judges.pool",
@@ -128,6 +129,31 @@ def check_fit(need: machine.Slots, nodes: Sequence[Node], waited: float) -> None
             "free resources for every role on nodes that hold it whole; with fewer the run would wait for ever",
             "Add nodes, end other jobs (`ray job list`), or ask for fewer workers.",
         )
+
+
+def check_storage(nodes: Sequence[Node], resource: str | None) -> None:
+    """TransferQueue pins its storage units, one CPU each, to nodes by the order of their ids: each node must be able to take one.
+
+    Raises:
+        ConfigError: a node that may be chosen has no CPU, or no node has the resource.
+    """
+    eligible = [node for node in nodes if resource is None or node.total.get(resource, 0.0) > 0]
+    key = "faithful_rl.hardware.node_resource"
+    if not eligible:
+        raise ConfigError(
+            key,
+            repr(resource),
+            "a custom resource that some node has",
+            f"Start the training nodes with --resources='{{\"{resource}\": 1}}'.",
+        )
+    for node in eligible:
+        if node.total.get("CPU", 0.0) < 1:
+            raise ConfigError(
+                key,
+                f"{resource or 'nothing'}, and node {node.name} without CPUs, where TransferQueue may put its storage and wait for ever",
+                "a custom Ray resource that only nodes with CPUs have",
+                "Start the training nodes with --resources='{\"training\": 1}', and set faithful_rl.hardware.node_resource=training.",
+            )
 
 
 def _table(need: machine.Slots, nodes: Sequence[Node]) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from faithful_rl.judge_pool import NAMESPACE as JUDGES_NAMESPACE
 from faithful_rl.run_directory import read_json, write_json
@@ -41,8 +42,12 @@ class MultiplierStore:
 
 
 def create() -> Any:
-    """Start the run's store in the caller's namespace; it lives as long as the caller."""
-    return ray.remote(MultiplierStore).options(name=NAME, num_cpus=0, max_restarts=0).remote()
+    """Start the run's store in the caller's namespace and on its node; it lives as long as the caller.
+
+    An actor that takes no CPU may be put anywhere, on a node of judges too, with which it would die and end the run.
+    """
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(MultiplierStore).options(name=NAME, num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
 
 
 def write_cluster_file(run_dir: Path) -> None:

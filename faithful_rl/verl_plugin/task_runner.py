@@ -169,6 +169,9 @@ def join_cluster(config: DictConfig) -> None:
     kwargs = config.ray_kwargs.ray_init
     for key in LOCAL_CLUSTER_KEYS:
         kwargs.pop(key, None)
+    if config.faithful_rl.hardware.get("node_resource"):
+        # TransferQueue pins its storage to nodes in the order of their ids, those of judges and a head without CPUs included.
+        config.transfer_queue.backend.SimpleStorage.required_node_resource = config.faithful_rl.hardware.node_resource
     names = [*config.faithful_rl.hardware.environment, *DRIVER_VARIABLES]
     variables = {name: os.environ[name] for name in names if name in os.environ}
     chosen = OmegaConf.create(kwargs.get("runtime_env") or {})

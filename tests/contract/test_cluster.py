@@ -236,6 +236,7 @@ def test_the_pods_offer_exactly_the_gpus_that_the_recipe_asks_for(overlay: str) 
     offered = nodes(SPECS[overlay])
     assert sum(node.free["GPU"] for node in offered) == need.gpus
     cluster.check_fit(need, offered, waited=0.0)
+    cluster.check_storage(offered, job.typed.hardware.node_resource)
 
 
 @pytest.mark.parametrize("overlay", SPECS)

@@ -1,6 +1,7 @@
 """`python two_nodes.py FOLDER`: a Ray cluster of two nodes (raylets of their own) on this machine, told what to do over standard input.
 
-The first node trains, the second one, which alone has the resource `judges`, serves judges. Commands, one a line: `remove` (the second
+The first node trains, the second one, which alone has the resource `judges`, serves judges and
+takes nothing else, because it has no CPUs to give. Commands, one a line: `remove` (the second
 node's processes are killed), `add` (a new second node), `where` (actors by node). Every command is answered by one line of JSON. The
 cluster ends with standard input, so also with the process that started this one.
 """
@@ -32,8 +33,10 @@ def say(answer: Any) -> None:
 
 
 def main(folder: str) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "num_gpus": 1, "temp_dir": folder, **COMMON})
-    second = cluster.add_node(num_cpus=2, resources={"judges": 2}, object_store_memory=COMMON["object_store_memory"])
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 16, "num_gpus": 1, "resources": {"training": 1}, "temp_dir": folder, **COMMON}
+    )
+    second = cluster.add_node(num_cpus=0, resources={"judges": 2}, object_store_memory=COMMON["object_store_memory"])
     cluster.wait_for_nodes()
     ray.init(address=cluster.address, log_to_driver=False)
     try:
@@ -43,7 +46,7 @@ def main(folder: str) -> None:
                 cluster.remove_node(second, allow_graceful=False)
                 say("removed")
             elif line.strip() == "add":
-                second = cluster.add_node(num_cpus=2, resources={"judges": 2}, object_store_memory=COMMON["object_store_memory"])
+                second = cluster.add_node(num_cpus=0, resources={"judges": 2}, object_store_memory=COMMON["object_store_memory"])
                 say({"second": second.node_id})
             elif line.strip() == "where":
                 say(actors())

@@ -85,6 +85,16 @@ def test_what_other_jobs_hold_is_not_free() -> None:
         cluster.check_fit(slots(ACTOR), [busy], 0.0)
 
 
+def test_storage_that_could_wait_for_ever_is_named() -> None:
+    head, policy = node("head", 0), node("policy", 64, 8, training=1)
+    with pytest.raises(ConfigError, match="node head without CPUs, where TransferQueue may put its storage and wait for ever"):
+        cluster.check_storage([head, policy], None)
+    cluster.check_storage([head, policy], "training")
+    cluster.check_storage([policy], None)
+    with pytest.raises(ConfigError, match=r"node_resource: found 'trainers', expected a custom resource that some node has"):
+        cluster.check_storage([head, policy], "trainers")
+
+
 @pytest.fixture
 def joined(monkeypatch: pytest.MonkeyPatch) -> Any:
     """A run that joins a cluster whose probe answers what the test says."""

@@ -43,6 +43,27 @@ def test_a_cluster_that_runs_already_keeps_its_own_and_gets_the_environment(monk
     assert str(variables["OMP_NUM_THREADS"]) == "3"  # the user's word counts more than the driver's
 
 
+def test_transfer_queues_storage_stays_on_the_nodes_that_train(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = compose_recipe(["recipe=fgrpo_tiny", "faithful_rl.output_dir=outputs/x", "faithful_rl.hardware.node_resource=training"])
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:6379")
+    task_runner.prepare(config)
+    assert config.transfer_queue.backend.SimpleStorage.required_node_resource == "training"
+
+
+def test_seam_transfer_queue_pins_storage_to_any_node_and_waits_without_end() -> None:
+    """The reason for `hardware.node_resource` and for preflight's check of nodes without CPUs."""
+    import inspect
+
+    from transfer_queue.storage.bootstrap import simple_storage_bootstrap
+    from transfer_queue.utils import common
+
+    assert 'simple_storage_config.get("required_node_resource")' in inspect.getsource(simple_storage_bootstrap)
+    source = inspect.getsource(common.get_node_round_robin_scheduling_strategies)
+    assert "soft=False" in source
+    assert 'get("CPU"' not in source
+
+
 def test_an_address_in_the_recipe_names_a_cluster_too(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     found = prepared(monkeypatch, "+ray_kwargs.ray_init.address=auto")
