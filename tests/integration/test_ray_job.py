@@ -42,24 +42,18 @@ def cluster() -> Iterator[Head]:
         yield found
 
 
-def status(cluster: Head, job: str) -> str:
-    words = cluster.ray_job("status", job).stdout
-    told = {f"Job '{job}' succeeded": "SUCCEEDED", f"Job '{job}' failed": "FAILED", f"Job '{job}' was stopped": "STOPPED"}
-    return next((state for sentence, state in told.items() if sentence in words), "RUNNING")
-
-
 def until(condition: Any, cluster: Head, job: str) -> None:
     """Watch a job until `condition` holds; fails when it ends or takes too long before."""
     deadline = time.monotonic() + SECONDS
     while not condition():
-        if time.monotonic() > deadline or status(cluster, job) in ("FAILED", "SUCCEEDED"):
+        if time.monotonic() > deadline or cluster.status(job) in ("FAILED", "SUCCEEDED"):
             raise AssertionError(cluster.ray_job("logs", job).stdout[-3000:])
         time.sleep(0.2)
 
 
 def ended(cluster: Head, job: str) -> str:
     deadline = time.monotonic() + SECONDS
-    while (found := status(cluster, job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
+    while (found := cluster.status(job)) not in ("SUCCEEDED", "FAILED", "STOPPED"):
         assert time.monotonic() < deadline, found
         time.sleep(0.5)
     return found
@@ -84,7 +78,7 @@ def story(cluster: Head, tmp_path_factory: pytest.TempPathFactory) -> Story:
 
     told.twin_by_helper = cluster.submit(*long).stderr
     twin = cluster.ray_job("submit", "--submission-id", "twin", "--", "python", "-m", "faithful_rl.main", *long)
-    told.twin_by_ray, told.twin_status = twin.stdout + twin.stderr, status(cluster, "twin")
+    told.twin_by_ray, told.twin_status = twin.stdout + twin.stderr, cluster.status("twin")
 
     cluster.ray_job("stop", told.first_id)
     told.statuses[told.first_id] = ended(cluster, told.first_id)
