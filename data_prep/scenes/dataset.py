@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from data_prep.generated import existing_manifest, write_once
 from data_prep.manifest import sha256
+from data_prep.rl_schema import rl_schema
 from data_prep.scenes.questions import FAMILIES, LEARNABLE, Sample, draw_sample
 from data_prep.scenes.splits import SPLITS, in_split
 from data_prep.scenes.world import SIDE, encode_png, render, scene_image
@@ -24,39 +25,9 @@ from faithful_rl.judges.scene_world import write_scene
 FORMAT_VERSION = 1
 _PIXELS = SIDE * SIDE  # minimum and maximum: the image is never resized, so original and model pixels are the same
 _ROW_GROUP = 200
+IMAGES = pa.list_(pa.struct([("bytes", pa.binary())]))
 
-_SCHEMA = pa.schema(
-    [
-        ("data_source", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("images", pa.list_(pa.struct([("bytes", pa.binary())]))),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-        (
-            "extra_info",
-            pa.struct(
-                [
-                    ("split", pa.string()),
-                    ("index", pa.int64()),
-                    ("uid", pa.string()),
-                    ("dataset", pa.string()),
-                    ("task_type", pa.string()),
-                    ("question", pa.string()),
-                    ("options", pa.list_(pa.string())),
-                    ("gold_index", pa.int64()),
-                    ("gt_boxes", pa.list_(pa.list_(pa.float64()))),
-                    ("box_labels", pa.list_(pa.string())),
-                    ("box_image_idx", pa.list_(pa.int64())),
-                    ("img_wh", pa.list_(pa.list_(pa.int64()))),
-                    ("min_pixels", pa.int64()),
-                    ("max_pixels", pa.int64()),
-                    ("scene_json", pa.string()),
-                    ("meta_json", pa.string()),
-                ]
-            ),
-        ),
-    ]
-)
+_SCHEMA = rl_schema(IMAGES)
 
 
 @dataclass(frozen=True, slots=True)

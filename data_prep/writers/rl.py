@@ -17,44 +17,12 @@ from data_prep.frames import Frame
 from data_prep.images import encoded
 from data_prep.prompts import letter, system_prompt, user_content
 from data_prep.record import Image, Record
+from data_prep.rl_schema import rl_schema
 from data_prep.writers.parquet import Written, read_rows, write_rows
 from faithful_rl.config import ConfigError
 
-MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
 IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
-
-SCHEMA = pa.schema(
-    [
-        ("data_source", pa.string()),
-        ("prompt", MESSAGES),
-        ("images", IMAGES),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-        (
-            "extra_info",
-            pa.struct(
-                [
-                    ("split", pa.string()),
-                    ("index", pa.int64()),
-                    ("uid", pa.string()),
-                    ("dataset", pa.string()),
-                    ("task_type", pa.string()),
-                    ("question", pa.string()),
-                    ("options", pa.list_(pa.string())),
-                    ("gold_index", pa.int64()),
-                    ("gt_boxes", pa.list_(pa.list_(pa.float64()))),
-                    ("box_labels", pa.list_(pa.string())),
-                    ("box_image_idx", pa.list_(pa.int64())),
-                    ("img_wh", pa.list_(pa.list_(pa.int64()))),
-                    ("min_pixels", pa.int64()),
-                    ("max_pixels", pa.int64()),
-                    ("scene_json", pa.string()),
-                    ("meta_json", pa.string()),
-                ]
-            ),
-        ),
-    ]
-)
+SCHEMA = rl_schema(IMAGES)
 
 
 def write_rl(records: Iterable[Record], path: Path, *, prompt: str = "think", frame: Frame | None = None, first_index: int = 0) -> Written:
