@@ -17,7 +17,7 @@ from faithful_rl.report.serve import ViewerServer
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (apt-get install chromium)")
 ATTACK = "<script>document.title='taken';console.log('taken')</script><img src='http://127.0.0.1:9/leak.png'>"
 READY = "document.getElementById('viewer').dataset.ready === 'yes'"
-ANSWER_SECONDS = 2.0  # for a filter over 10,000 rollouts on a loaded machine; a few hundredths on an idle one
+ANSWER_SECONDS = 30.0  # a page that builds 10,000 entries freezes for longer; how fast ours is, benchmarks.report says
 
 
 def text_of(browser: Browser, part: str) -> str:
