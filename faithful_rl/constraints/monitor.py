@@ -43,7 +43,7 @@ class Monitor:
             self._saturated_steps = self._saturated_steps + 1 if saturated and violation > 0.0 else 0
         self._empty_steps = 0 if applicable else self._empty_steps + 1
         message = ""
-        if self._saturated_steps == self._patience:
+        if violation is not None and self._saturated_steps == self._patience:  # once, when it is reached
             message = self._infeasible(threshold, score)
         elif self._empty_steps == self._patience:
             message = (

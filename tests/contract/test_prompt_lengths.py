@@ -68,9 +68,13 @@ def test_lengths_from_sizes_are_those_of_the_real_processor(prepared: tuple[Any,
     assert computed[2] == computed[0] + measure.image_tokens(ROWS[2]["images"][1]) + 2  # and the two marks around an image
 
 
-def test_what_is_too_long_is_what_training_would_drop(prepared: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+def test_what_is_too_long_is_what_training_would_drop(
+    prepared: tuple[Any, dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from omegaconf import OmegaConf
     from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    monkeypatch.setattr("datasets.config.TORCHCODEC_AVAILABLE", False)  # a guard's test of the same process may have hidden it
 
     from faithful_rl.preflight import prompt_lengths
 
