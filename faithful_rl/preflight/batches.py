@@ -20,6 +20,10 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     rollout = config["actor_rollout_ref"]["rollout"]
     prompts, group, mini = config["data"]["train_batch_size"], rollout["n"], actor["ppo_mini_batch_size"]
     workers = config["trainer"]["n_gpus_per_node"] * config["trainer"]["nnodes"]
+    rank = config["actor_rollout_ref"]["model"]["lora_rank"]
+    if typed.hardware.world == "cpu" and rank > 0:  # the CPU's weight update sends whole weights; a worker would refuse it minutes later
+        fix = "Set actor_rollout_ref.model.lora_rank=0, or choose a hardware group of the world gpu."
+        raise ConfigError("actor_rollout_ref.model.lora_rank", rank, "0, because faithful_rl.hardware.world is cpu", fix)
     _positive("data.train_batch_size", prompts)
     _positive("actor_rollout_ref.actor.ppo_mini_batch_size", mini)
     _positive("trainer.n_gpus_per_node * trainer.nnodes", workers)

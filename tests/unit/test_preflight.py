@@ -119,6 +119,12 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         "actor_rollout_ref.rollout.n: found 1, expected at least 2 rollouts per prompt, because an advantage compares rollouts of one group. "
         "Set actor_rollout_ref.rollout.n=5.",
     ),
+    "LoRA on the CPU": (
+        nothing,
+        ["actor_rollout_ref.model.lora_rank=8"],
+        "actor_rollout_ref.model.lora_rank: found 8, expected 0, because faithful_rl.hardware.world is cpu. "
+        "Set actor_rollout_ref.model.lora_rank=0, or choose a hardware group of the world gpu.",
+    ),
     "mini-batch does not divide": (
         nothing,
         [f"{ACTOR}.ppo_mini_batch_size=12"],
