@@ -5,7 +5,9 @@ Words of this command beside those of faithful_rl.main:
   id=NAME                     submission id (default: made of recipe and output directory, so that two of one run cannot meet)
   upload=checkout|image       checkout (default): send this checkout's code; image: the cluster's image has it
   python=python               interpreter on the cluster
-  wait=true                   follow the job to its end and exit with 0, 1 (failed) or 143 (stopped)
+  wait=true|SECONDS           follow the job to its end, so many seconds at most, and exit with 0, 1 (failed), 143 (stopped), or 3 where
+                              following ended before the job
+  follow=ID                   submit nothing: follow a job that was submitted before; takes address and wait only
   dry=true                    check and print, submit nothing
 
 The output directory must be an absolute path that the cluster's nodes share. Secrets do not travel: the cluster's own environment
@@ -21,20 +23,21 @@ import re
 import shlex
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from faithful_rl import main as command
 from faithful_rl import upload
 from faithful_rl.config import ConfigError
+from faithful_rl.dashboard import ENDED, LostJobError, Patience, ask, follow
 
-OWN_WORDS = ("address", "id", "upload", "python", "wait", "dry")
+OWN_WORDS = ("address", "id", "upload", "python", "wait", "follow", "dry")
 ADDRESS = "http://127.0.0.1:8265"
 STOP_MARGIN = 120  # s, beside the longest step: to write a checkpoint and to end
-ENDED = ("SUCCEEDED", "FAILED", "STOPPED")
+SUBMIT_SECONDS = 600.0  # for the upload of the code
+EXIT_LOST, EXIT_INTERRUPTED = 3, 130
 EXIT_BY_STATUS = {"SUCCEEDED": 0, "FAILED": command.EXIT_FAILED, "STOPPED": command.EXIT_TERMINATED}
 _SECRET = re.compile(r"(?i)(?:api_?key|token|password|secret)=(?!.*_env)(?P<value>\S{12,})|(?:hf|sk)[_-][A-Za-z0-9]{20,}")
 _COUNTS = re.compile(r"(?i)(tokens?|token_\w+)=\d+$")
@@ -49,7 +52,8 @@ class Request:
     id: str = ""
     upload: str = "checkout"
     python: str = "python"
-    wait: bool = False
+    wait: float = 0.0  # seconds to follow the job, 0: not at all
+    follow: str = ""
     dry: bool = False
 
 
@@ -70,12 +74,17 @@ def parse(argv: Sequence[str]) -> Request:
         if name not in OWN_WORDS:
             _refuse_secret(word)
             request.words.append(word)
-        elif name in ("wait", "dry"):
+        elif name == "dry":
             if value not in ("true", "false"):
                 raise ConfigError(name, repr(value), "true or false", f"Write {name}=true.")
-            setattr(request, name, value == "true")
+            request.dry = value == "true"
+        elif name == "wait":
+            request.wait = _seconds(value)
         else:
             setattr(request, name, value)
+    if request.follow and (request.words or request.id or request.dry):
+        other = request.words[0] if request.words else f"id={request.id}" if request.id else "dry=true"
+        raise ConfigError("follow", f"{request.follow} beside {other}", "a submitted job's id, and no other job", "Leave one of them out.")
     if request.upload not in ("checkout", "image"):
         raise ConfigError("upload", repr(request.upload), "checkout or image", "Leave it out to send this checkout's code.")
     if not request.address.startswith(("http://", "https://")):
@@ -88,6 +97,14 @@ def parse(argv: Sequence[str]) -> Request:
     if request.id and not re.fullmatch(r"[A-Za-z0-9_.-]{1,80}", request.id):
         raise ConfigError("id", repr(request.id), "1 to 80 letters, digits, '_', '.' or '-'", "Choose another one.")
     return request
+
+
+def _seconds(value: str) -> float:
+    if value in ("true", "false"):
+        return Patience().longest if value == "true" else 0.0
+    if not value.isdigit() or int(value) < 1:
+        raise ConfigError("wait", repr(value), "true, false or a whole number of seconds >= 1", "Write wait=true.")
+    return float(value)
 
 
 def _refuse_secret(word: str) -> None:
@@ -170,7 +187,10 @@ def submit(request: Request, say: Callable[[str], None] = print) -> int:
 
     Raises:
         ConfigError: see `parse`, `output_dir`, `next_id`, `upload.measure`; a cluster that does not answer or refuses.
+        LostJobError: see `dashboard.follow`.
     """
+    if request.follow:
+        return _follow(_client(request.address), request.follow, replace(request, wait=request.wait or Patience().longest), say)
     recipe, longest_step = check(request.words)
     folder = output_dir(request.words)
     root = command.PROJECT_ROOT
@@ -181,15 +201,15 @@ def submit(request: Request, say: Callable[[str], None] = print) -> int:
         say(build(request, request.id or f"{recipe}-...", longest_step, root if chosen else None).entrypoint)
         return 0
     client = _client(request.address)
-    job_id = request.id or next_id(recipe, folder, [(job.submission_id, str(job.status)) for job in _ask(client.list_jobs)])
+    job_id = request.id or next_id(recipe, folder, [(job.submission_id, str(job.status)) for job in ask(client.list_jobs)])
     with tempfile.TemporaryDirectory(prefix="faithful_rl_") as staged:
         upload.stage(root, chosen, Path(staged))
         job = build(request, job_id, longest_step, Path(staged) if chosen else None)
-        _ask(lambda: client.submit_job(entrypoint=job.entrypoint, submission_id=job.id, runtime_env=job.runtime_env))
+        ask(lambda: client.submit_job(entrypoint=job.entrypoint, submission_id=job.id, runtime_env=job.runtime_env), seconds=SUBMIT_SECONDS)
     say(f"job        {job_id} on {request.address}, output {folder}")
     say(f"follow     ray job logs --address {request.address} -f {job_id}")
     say(f"stop       ray job stop --address {request.address} {job_id}     (writes a checkpoint first; the same command continues)")
-    return _follow(client, job_id) if request.wait else 0
+    return _follow(client, job_id, request, say) if request.wait else 0
 
 
 def _client(address: str) -> Any:
@@ -197,30 +217,27 @@ def _client(address: str) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise ConfigError("installation", "no ray", "Ray with its job client", "Install it: pip install 'ray[default]'.") from error
-    return _ask(lambda: JobSubmissionClient(address))
+    return ask(lambda: JobSubmissionClient(address))
 
 
-def _ask(call: Callable[[], Any]) -> Any:
-    """A call to the dashboard, with Ray's exceptions as one message."""
+def again(job_id: str, address: str) -> str:
+    """How to come back to a job that nobody follows any more."""
+    return (
+        f"Follow it again: python -m faithful_rl.submit follow={job_id} address={address}; its log: ray job logs --address {address} -f "
+        f"{job_id}; its progress stands in its output directory."
+    )
+
+
+def _follow(client: Any, job_id: str, request: Request, say: Callable[[str], None]) -> int:
+    """Wait for the job's end; returns the exit code."""
+    patience = replace(Patience(), longest=request.wait)
     try:
-        return call()
-    except (ConnectionError, RuntimeError, OSError, ValueError) as error:
-        text = " ".join(str(error).split())[:400] or type(error).__name__
-        if isinstance(error, ConfigError):
-            raise
-        advice = "Check address=, whether the port is forwarded, and RAY_AUTH_TOKEN (see docs/when_it_fails.md)."
-        if "already exists" in text:
-            advice = "A job with this id was submitted before: choose another id, or leave it out."
-        raise ConfigError("Ray cluster", text, "a dashboard that takes the job", advice) from error
-
-
-def _follow(client: Any, job_id: str, poll: float = 2.0) -> int:
-    """Wait for the job's end; the run itself ends every wait of its own."""
-    while True:
-        status = str(_ask(lambda: client.get_job_status(job_id)))
-        if status in ENDED:
-            return EXIT_BY_STATUS[status]
-        time.sleep(poll)
+        state = follow(lambda: str(client.get_job_status(job_id)), job_id, again(job_id, request.address), say, patience)
+    except KeyboardInterrupt:
+        say(f"The job goes on. {again(job_id, request.address)} Stop it: ray job stop --address {request.address} {job_id}")
+        return EXIT_INTERRUPTED
+    say(f"job        {job_id} {state}")
+    return EXIT_BY_STATUS[state]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -234,6 +251,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return command.EXIT_USAGE
+    except LostJobError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_LOST
+    except KeyboardInterrupt:
+        print("Stopped before the job was submitted.", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 if __name__ == "__main__":

@@ -106,7 +106,10 @@ def test_this_checkout_is_far_below_the_limit() -> None:
         (["recipe=fgrpo_tini", OUT], "Did you mean fgrpo_tiny?"),
         (["recipe=fgrpo_tiny", OUT, "actor_rollout_ref.rollout.n=1"], "actor_rollout_ref.rollout.n: found 1"),
         (["recipe=fgrpo_tiny", OUT, "upload=zip"], "upload: found 'zip', expected checkout or image."),
-        (["recipe=fgrpo_tiny", OUT, "wait=yes"], "wait: found 'yes', expected true or false."),
+        (["recipe=fgrpo_tiny", OUT, "wait=yes"], "wait: found 'yes', expected true, false or a whole number of seconds >= 1."),
+        (["recipe=fgrpo_tiny", OUT, "dry=yes"], "dry: found 'yes', expected true or false."),
+        (["follow=mine-1", "recipe=fgrpo_tiny"], "follow: found mine-1 beside recipe=fgrpo_tiny, expected a submitted job's id"),
+        (["follow=mine-1", "dry=true"], "follow: found mine-1 beside dry=true"),
         (["recipe=fgrpo_tiny", OUT, "address=127.0.0.1:6379"], "address: found '127.0.0.1:6379', expected the dashboard's address"),
         (["recipe=fgrpo_tiny", OUT, "id=a b"], "id: found 'a b', expected 1 to 80 letters"),
         (["recipe=fgrpo_tiny", OUT, "WANDB_API_KEY=abcdefabcdef1234"], "WANDB_API_KEY: found what looks like a secret (not shown)"),
@@ -210,6 +213,36 @@ def test_a_dry_run_asks_nobody(monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     printed = capsys.readouterr().out
     assert re.search(r"code\s+\d+\.\d MiB in \d+ files", printed)
     assert "exec python -m faithful_rl.main recipe=fgrpo_tiny" in printed
+
+
+def test_a_submitted_job_can_be_followed_again(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Client()
+    monkeypatch.setattr(submit, "_client", lambda address: client)
+    assert submit.main(["follow=fgrpo_tiny-1"]) == 143
+    assert client.taken == {}
+    assert "fgrpo_tiny-1 STOPPED" in capsys.readouterr().out
+
+
+def test_who_follows_no_longer_is_told_how_to_come_back(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    client = Client()
+    monkeypatch.setattr(submit, "_client", lambda address: client)
+
+    def lost(*arguments: Any) -> str:
+        raise submit.LostJobError(f"gone. {arguments[2]}")
+
+    def interrupted(*arguments: Any) -> str:
+        raise KeyboardInterrupt
+
+    words = ["recipe=fgrpo_tiny", OUT, "upload=image", "id=mine-1", "wait=3600"]
+    back = "python -m faithful_rl.submit follow=mine-1 address=http://127.0.0.1:8265"
+    monkeypatch.setattr(submit, "follow", lost)
+    assert submit.main(words) == 3
+    assert back in capsys.readouterr().err
+    monkeypatch.setattr(submit, "follow", interrupted)
+    assert submit.main(words) == 130
+    printed = capsys.readouterr().out
+    assert "The job goes on." in printed
+    assert back in printed
 
 
 def test_without_words_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
