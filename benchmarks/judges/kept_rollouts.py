@@ -5,20 +5,21 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-import time
+import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.judges import agreement
 from faithful_rl import response
-from faithful_rl.judges.backend import JudgeBackend, build_backend
+from faithful_rl.judges.backend import JudgeBackend
 from faithful_rl.judges.chat import Completion
 from faithful_rl.judges.fake import Behaviour, FakeChat
-from faithful_rl.judges.language_judge import build_language_judge
+from faithful_rl.judges.language_judge import MODES, build_language_judge
 from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.rewards.ranges import RESPONSE_TOKENS
 from faithful_rl.rewards.sentences import non_trivial
 
 TIMEOUT = 600.0  # seconds for one rollout; all of them are asked at once
@@ -26,11 +27,13 @@ TIMEOUT = 600.0  # seconds for one rollout; all of them are asked at once
 
 @dataclass(frozen=True)
 class Step:
-    """The rollouts of one step that a run has kept, as judges see them, and whether each answer is right."""
+    """The rollouts of one step that a run has kept, as judges see them, whether each answer is right, and how long each text is: in
+    tokens where the run counted them, else in characters."""
 
     name: str
     requests: list[JudgeRequest]
     right: list[bool]
+    lengths: list[float]
 
 
 def read_steps(run_dir: Path) -> list[Step]:
@@ -40,10 +43,16 @@ def read_steps(run_dir: Path) -> list[Step]:
         rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
         rows = [row for row in rows if row["split"] == "train"]
         if rows:
-            steps.append(Step(file.stem, [_request(row) for row in rows], [row["columns"]["accuracy"] > 0 for row in rows]))
+            right = [row["columns"]["accuracy"] > 0 for row in rows]
+            steps.append(Step(file.stem, [_request(row) for row in rows], right, _lengths(rows)))
     if not steps:
         raise SystemExit(f"--run-dir: found no training rollouts in {run_dir / 'rollouts'}, expected step_*.jsonl of a run")
     return steps
+
+
+def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float]:
+    tokens = [float(row["columns"].get(RESPONSE_TOKENS, math.nan)) for row in rows]
+    return tokens if all(math.isfinite(one) for one in tokens) else [float(len(row["response"])) for row in rows]
 
 
 def _request(row: dict[str, Any]) -> JudgeRequest:
@@ -84,6 +93,18 @@ async def _judge(backend: JudgeBackend, requests: Sequence[JudgeRequest], what: 
     return list(await asyncio.gather(*(ask(one, TIMEOUT) for one in requests)))
 
 
+async def _calls(backend: JudgeBackend, requests: Sequence[JudgeRequest], what: str, expected: int) -> int:
+    """Calls that the judge makes of its model for these rollouts, after checking that all of the `expected` questions were asked."""
+    before = backend.usage()
+    await _judge(backend, requests, what)
+    after = backend.usage()
+    calls = after.calls - before.calls
+    asked = calls + after.shared - before.shared + after.cache_hits - before.cache_hits
+    if asked != expected:
+        raise SystemExit(f"{what}: {asked} questions are accounted for, expected {expected}")
+    return calls
+
+
 def savings(steps: Sequence[Step]) -> dict[str, Any]:
     """Calls of `per_sentence` judges: asked without any saving, and what took how many of them away."""
     return asyncio.run(_savings(steps))
@@ -95,23 +116,21 @@ async def _savings(steps: Sequence[Step]) -> dict[str, Any]:
     for step in steps:
         applicable = [one for one, right in zip(step.requests, step.right, strict=True) if right]
         for what, backend in judges.items():
-            before = backend.usage()
-            await _judge(backend, applicable, what)
-            after = backend.usage()
             size = _consistency_calls if what == "consistency" else _grounding_calls
-            counts[what] += Counter(
+            every, asked = sum(map(size, step.requests)), sum(map(size, applicable))
+            # Whether a sibling's question is still on its way or just answered is chance: a judge that knows this step only tells both
+            # apart from what is kept.
+            different = await _calls(fake_judge()[1], applicable, what, asked)
+            made = await _calls(backend, applicable, what, asked)
+            counts[what].update(
                 {
-                    "without_saving": sum(map(size, step.requests)),
-                    "saved_by_mask": sum(map(size, step.requests)) - sum(map(size, applicable)),
-                    "saved_by_duplicates": after.shared - before.shared,
-                    "saved_by_cache": after.cache_hits - before.cache_hits,
-                    "made": after.calls - before.calls,
+                    "without_saving": every,
+                    "saved_by_mask": every - asked,
+                    "saved_by_duplicates": asked - different,
+                    "saved_by_cache": different - made,
+                    "made": made,
                 }
             )
-    for what, one in counts.items():
-        answered = one["made"] + one["saved_by_mask"] + one["saved_by_duplicates"] + one["saved_by_cache"]
-        if answered != one["without_saving"]:
-            raise SystemExit(f"{what}: {answered} calls are accounted for, expected {one['without_saving']}")
     rollouts = sum(len(step.requests) for step in steps)
     return {
         "steps": len(steps),
@@ -128,61 +147,24 @@ def _consistency_calls(request: JudgeRequest) -> int:
 
 
 def _grounding_calls(request: JudgeRequest) -> int:
-    return len(non_trivial(request.reasoning))
+    """Without an image nothing is asked: such a rollout is unscored."""
+    return len(non_trivial(request.reasoning)) if request.images else 0
 
 
-def modes(steps: Sequence[Step], model: str | None) -> dict[str, Any]:
-    """Both modes on the different rollouts of a run whose answer is right."""
+def modes(steps: Sequence[Step], judge: Mapping[str, Any]) -> dict[str, Any]:
+    """Both modes on the different rollouts of a run whose answer is right; with the settings of a judge also how far they agree."""
     different = {
         (one.images, one.question, one.reasoning): one
         for step in steps
         for one, right in zip(step.requests, step.right, strict=True)
-        if right and non_trivial(one.reasoning)
+        if right and _grounding_calls(one)
     }
     requests = list(different.values())
     result: dict[str, Any] = {"rollouts": len(requests), "sentences": sum(map(_grounding_calls, requests))}
-    for mode in ("per_sentence", "per_rollout"):
+    for mode in MODES:
         chat, backend = fake_judge(mode)
         asyncio.run(_judge(backend, requests, "grounding"))
         usage = backend.usage()
         result[mode] = {"calls": usage.calls, "equal_questions": usage.shared + usage.cache_hits, "characters_sent": chat.characters}
-    result["agreement"] = asyncio.run(_agreement(requests, model)) if model else "not measured: needs --model"
+    result["agreement"] = asyncio.run(agreement.measured(requests, judge)) if judge else "not measured: needs --model"
     return result
-
-
-async def _agreement(requests: Sequence[JudgeRequest], model: str) -> dict[str, Any]:
-    found, cost = {}, {}
-    for mode in ("per_sentence", "per_rollout"):
-        async with vllm_judge(model, mode) as backend:
-            began = time.monotonic()
-            found[mode] = [one.verdict.name for verdicts in await _judge(backend, requests, "grounding") for one in verdicts]
-            usage = backend.usage()
-            cost[mode] = {
-                "seconds": time.monotonic() - began,
-                "calls": usage.calls,
-                "prompt_tokens": usage.prompt_tokens,
-                "completion_tokens": usage.completion_tokens,
-            }
-    pairs = Counter(zip(found["per_sentence"], found["per_rollout"], strict=True))
-    number = sum(pairs.values())
-    same = sum(count for (one, other), count in pairs.items() if one == other) / number
-    rows, columns = Counter(found["per_sentence"]), Counter(found["per_rollout"])
-    chance = sum(rows[word] * columns[word] for word in rows) / number**2
-    return {
-        "model": Path(model).name,
-        "sentences": number,
-        "same_verdict": same,
-        "cohens_kappa": (same - chance) / (1 - chance) if chance < 1 else None,
-        "verdicts_per_sentence_then_per_rollout": {f"{one} {other}": count for (one, other), count in sorted(pairs.items())},
-        "cost": cost,
-    }
-
-
-@asynccontextmanager
-async def vllm_judge(model: str, mode: str) -> AsyncIterator[JudgeBackend]:
-    backend = build_backend({"backend": "vllm", "model": model, "mode": mode})
-    await backend.start()
-    try:
-        yield backend
-    finally:
-        await backend.close()
