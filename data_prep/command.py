@@ -41,7 +41,8 @@ def usage() -> str:
 
 
 def main(arguments: list[str], console: Console | None = None) -> int:
-    """Run one command. Returns 0 when done, 2 for a user's mistake or too many rejects, 1 when the system refuses (disk, rights)."""
+    """Run one command. Returns 0 when done, 2 for a user's mistake or too many rejects, 1 when the system refuses (disk, rights), 130 when
+    it was stopped by Ctrl-C."""
     console = console or Console()
     try:
         if arguments[0] == "inspect":
@@ -54,6 +55,9 @@ def main(arguments: list[str], console: Console | None = None) -> int:
     except OSError as error:
         print(f"{error}. What is done is kept: the same command continues.", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("Stopped. What is done is kept: the same command continues.", file=sys.stderr)
+        return 130
     _summary(made, Path(values["out"]), console)
     return 0
 

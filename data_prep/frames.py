@@ -59,6 +59,10 @@ class Frame:
     def __post_init__(self) -> None:
         if self.chain not in CHAINS:
             raise ConfigError("frame", repr(self.chain), f"one of {', '.join(CHAINS)}", "Choose the framework that will train.")
+        for name in ("min_pixels", "max_pixels", "processor_min_pixels", "processor_max_pixels"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int):
+                raise ConfigError(f"frame.{name}", repr(value), "a whole number of pixels", "Correct it.")
         for low, high in (("min_pixels", "max_pixels"), ("processor_min_pixels", "processor_max_pixels")):
             if not 0 < getattr(self, low) <= getattr(self, high):
                 found = f"{getattr(self, low)} and {getattr(self, high)}"

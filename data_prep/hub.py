@@ -38,9 +38,21 @@ def locate(
     Raises:
         ConfigError: no such path, no such data set, no access, no network, or a revision that is not pinned.
     """
+    path, match, wanted = recognised(location, revision=revision, pinned=pinned, key=key)
+    if match is None:
+        return Located(path, location, None)
+    fetched = _snapshot(match["repo"], wanted, files, key)
+    # The cache's folder is named by the commit, whatever branch or tag was asked for.
+    return Located(fetched, match["repo"], fetched.name if _COMMIT.fullmatch(fetched.name) else wanted)
+
+
+def recognised(
+    location: str, *, revision: str | None = None, pinned: bool = False, key: str = "in"
+) -> tuple[Path, re.Match[str] | None, str | None]:
+    """(local path, hub id or None where the path exists, revision), without asking the hub. Raises ConfigError as `locate`."""
     path = Path(location).expanduser()
     if path.exists():
-        return Located(path, location, None)
+        return path, None, None
     match = _HUB_ID.fullmatch(location)
     if match is None:
         raise ConfigError(
@@ -54,9 +66,7 @@ def locate(
             "a local path, or a hub id with its full commit of 40 hexadecimal digits",
             "Download once, or add the commit that the hub shows under 'Files and versions' as revision.",
         )
-    fetched = _snapshot(match["repo"], wanted, files, key)
-    # The cache's folder is named by the commit, whatever branch or tag was asked for.
-    return Located(fetched, match["repo"], fetched.name if _COMMIT.fullmatch(fetched.name) else wanted)
+    return path, match, wanted
 
 
 def _snapshot(repo: str, revision: str | None, files: Sequence[str] | None, key: str) -> Path:

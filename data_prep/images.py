@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import io
 import os
+import struct
 import warnings
+import zlib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -29,6 +31,10 @@ MAX_ASPECT_RATIO = 200  # Qwen2.5-VL's processor raises above it
 _KEPT_FORMATS = frozenset({"JPEG", "PNG", "WEBP"})
 _KEPT_MODES = frozenset({"RGB", "L"})
 _ORIENTATION = 0x0112
+# What Pillow's decoders raise over damaged bytes, each in its own way (RuntimeError: AVIF); found by feeding them damaged files.
+_DECODING_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, RuntimeError, EOFError, ArithmeticError, LookupError, struct.error, zlib.error,
+)  # fmt: skip
 
 
 def load_image(
@@ -72,8 +78,12 @@ def inside_root(name: str, root: Path | None) -> Path:
     path = Path(os.path.realpath(os.path.join(base, name)))
     if os.path.commonpath((base, path)) != base:
         raise Unusable("image_outside_root", f"{name!r} leaves the image root")
-    if not path.is_file():
-        raise Unusable("image_missing", f"no file {name!r} below the image root")
+    try:
+        found = path.is_file()
+    except OSError as error:  # a name longer than the file system takes, a folder that may not be read
+        raise Unusable("image_missing", f"{name[:200]!r}: {error.strerror}") from error
+    if not found:
+        raise Unusable("image_missing", f"no file {name[:200]!r} below the image root")
     return path
 
 
@@ -112,7 +122,7 @@ def _examined(data: bytes, path: Path | None, max_image_pixels: int, verify: boo
         raise Unusable("image_bomb", str(error)) from error
     except UnidentifiedImageError as error:  # its text holds a memory address, and rejects must be the same on every run
         raise Unusable("image_unreadable", f"{len(data)} bytes of no known image format") from error
-    except (OSError, SyntaxError, ValueError) as error:
+    except _DECODING_ERRORS as error:
         raise Unusable("image_unreadable", f"{len(data)} bytes that are no image: {error}") from error
     with picture:
         _check_size(picture.width, picture.height, max_image_pixels)
@@ -124,7 +134,7 @@ def _examined(data: bytes, path: Path | None, max_image_pixels: int, verify: boo
                 return _written_anew(picture, "exif_removed" if turned else "image_reencoded")
             if verify:
                 picture.load()
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
+        except _DECODING_ERRORS as error:
             raise Unusable(_decoding_reason(error), f"{picture.format} of {len(data)} bytes: {error}") from error
         wh = picture.size
     return Image(None if path else data, str(path) if path else None, *wh), ()

@@ -111,7 +111,7 @@ def _drawn(path: Path, rows: int, seed: int | None) -> Iterator[tuple[int, Mappi
                 yield number, row
             if number >= max(wanted, default=0):
                 return
-    except (pa.ArrowInvalid, OSError, json.JSONDecodeError) as error:
+    except (pa.ArrowInvalid, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("inspect", f"{path}, which is not readable ({error})", "a parquet or JSON file", "Make it again.") from error
 
 

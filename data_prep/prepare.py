@@ -18,7 +18,7 @@ from data_prep import hub, manifest
 from data_prep.formats import Format, get_format
 from data_prep.frames import Frame
 from data_prep.prompts import system_prompt
-from data_prep.record import Record, Reject
+from data_prep.record import FILTERED, Record, Reject
 from data_prep.rejects import DEFAULT_SHARE, Tally, TooManyRejects, check_share, line
 from data_prep.sources import Source, get
 from faithful_rl.config import ConfigError
@@ -242,7 +242,7 @@ class _Parts:
             if isinstance(item, Record):
                 self._uids.add(item.uid)
                 kept.append(item)
-            elif item.reason != "filtered":
+            elif item.reason != FILTERED:
                 rejects.append(item)
         path = self.directory / f"part-{number:05d}{form.suffix}"
         form.write_part(kept, path, first, self.directory, prompt, frame)

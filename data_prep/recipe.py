@@ -19,7 +19,6 @@ A recipe is a YAML file (`data_prep/recipes/NAME.yaml`, or a path):
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,10 +28,13 @@ from typing import Any
 import yaml
 
 from data_prep import manifest
+from data_prep.curation.settings import read_settings
 from data_prep.frames import Frame, from_mapping
+from data_prep.hub import recognised
 from data_prep.prepare import REJECTS, Job, Progress, prepare
 from data_prep.prompts import system_prompt
 from data_prep.rejects import DEFAULT_SHARE
+from data_prep.sources import get
 from data_prep.writers.parquet import Written, read_rows, write_rows
 from data_prep.writers.rl import SCHEMA
 from faithful_rl.config import ConfigError
@@ -121,13 +123,16 @@ def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callab
     Raises:
         ConfigError: a source without `in`, a pool with fewer usable rows than its amount, or what `prepare` raises.
     """
-    if limit:
+    if limit is not None:
+        if limit < 1:
+            raise ConfigError("limit", limit, "a whole number >= 1", "Correct or leave out limit=.")
         recipe = _limited(recipe, limit)
     missing = [name for name, part in recipe.sources.items() if not part.location]
     if missing:
         raise ConfigError(
             f"{missing[0]}.in", "nothing", "a local path or a hub id", f"Add {' '.join(f'{name}.in=PATH' for name in missing)}."
         )
+    _check(recipe)
     pools: dict[str, Path] = {}
     made: dict[str, dict[str, Any]] = {}
     for name, part in recipe.sources.items():
@@ -155,6 +160,16 @@ def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callab
     )
     manifest.write(out, result)
     return result
+
+
+def _check(recipe: Recipe) -> None:
+    """What can be known before the first pool is made, so that a mistake in the last source costs no hours. Raises ConfigError."""
+    system_prompt(recipe.prompt)
+    if recipe.curation:
+        read_settings(recipe.curation)
+    for name, part in recipe.sources.items():
+        get(part.source).resolved(part.options)
+        recognised(str(part.location), revision=part.revision, pinned=True, key=f"{name}.in")
 
 
 def plain_selection(recipe: Recipe, pools: Mapping[str, Path], made: Mapping[str, Mapping[str, Any]]) -> Selection:
@@ -214,9 +229,7 @@ def _chosen(pool: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
 
 def _curated(recipe: Recipe, pools: Mapping[str, Path], out: Path) -> Selection:
     """Difficulty filter, representative sampling, de-duplication and contamination check: `data_prep.curation.pipeline.run`."""
-    if importlib.util.find_spec("data_prep.curation") is None or importlib.util.find_spec("data_prep.curation.pipeline") is None:
-        raise ConfigError("curation", sorted(recipe.curation), "{}: this installation has no curation steps", "Say curation={}.")
-    pipeline = importlib.import_module("data_prep.curation.pipeline")
+    pipeline = importlib.import_module("data_prep.curation.pipeline")  # by name: it imports this module
     selection: Selection = pipeline.run(recipe, pools, out)
     for name, rows in selection.rows.items():
         if sorted(set(rows)) != list(rows):
@@ -271,7 +284,10 @@ def _override(tree: dict[str, Any], key: str, text: str) -> None:
         node = node.setdefault(name, {}) if isinstance(node, dict) else {}
         if not isinstance(node, dict):
             raise ConfigError(key, repr(node), "a key of the recipe", "Correct its name.")
-    node[last] = yaml.safe_load(text)
+    try:
+        node[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(key, f"{text!r}, which is no YAML", "a value", "Correct it.") from error
 
 
 def _typed(name: str, tree: dict[str, Any]) -> Recipe:
@@ -285,11 +301,11 @@ def _typed(name: str, tree: dict[str, Any]) -> Recipe:
         description=str(tree.get("description", "")),
         sources=sources,
         seed=_number("seed", tree.get("seed", 0)),
-        reject_share=float(tree.get("reject_share", DEFAULT_SHARE)),
+        reject_share=_share(tree.get("reject_share", DEFAULT_SHARE)),
         prompt=str(tree.get("prompt", "think")),
-        frame=from_mapping(tree.get("frame") or {}),
+        frame=from_mapping(_mapping("frame", tree.get("frame"))),
         val_rows=_number("val_rows", tree.get("val_rows", 0)),
-        curation=tree.get("curation") or {},
+        curation=_mapping("curation", tree.get("curation")),
     )
 
 
@@ -307,8 +323,22 @@ def _part(key: str, node: Any) -> Part:
         amount=amount,
         pool=None if pool is None else _number(f"{key}.pool", pool),
         revision=None if node.get("revision") is None else str(node["revision"]),
-        options=node.get("options") or {},
+        options=_mapping(f"{key}.options", node.get("options")),
     )
+
+
+def _mapping(key: str, value: Any) -> dict[str, Any]:
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise ConfigError(key, repr(value), "keys and values", f"Give single keys as {key}.KEY=VALUE.")
+    return value
+
+
+def _share(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+        raise ConfigError("reject_share", repr(value), "a share in [0, 1]", "Correct reject_share=.")
+    return float(value)
 
 
 def _number(key: str, value: Any) -> int:

@@ -47,6 +47,7 @@ REASONS = {
     "media_tag": "a literal <image>, <video>, <audio> or special token inside question, options or response",
     "missing_field": "a field of the layout is absent",
     "no_final_answer": "a chain of thought without its final answer",
+    "not_unicode": "text with half of a character, or bytes that are no UTF-8: no file can hold it",
     "too_many_options": "more options than letters",
     "uncertain": "a row whose label the source itself calls wrong or doubtful",
     "duplicate_uid": "the same uid twice in one data set",
@@ -137,6 +138,7 @@ class Record:
         if not self.question.strip():
             raise Unusable("empty_question", "the question is empty")
         self._check_answer()
+        self._check_unicode()
         for text in (self.question, *self.options, self.response):
             found = MEDIA_TAG.search(text)
             if found:
@@ -149,6 +151,15 @@ class Record:
             json.dumps(self.metadata, allow_nan=False)
         except (TypeError, ValueError) as error:
             raise Unusable("invalid_record", f"metadata is not JSON: {error}") from error
+
+    def _check_unicode(self) -> None:
+        texts = (self.uid, self.split, self.task_type, self.question, *self.options, self.gold_text, *self.box_labels, self.response)
+        try:
+            for text in (*texts, json.dumps(self.metadata, ensure_ascii=False)):
+                text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            start = max(0, error.start - 20)
+            raise Unusable("not_unicode", f"half of a character in {error.object[start : error.end + 20]!a}") from error
 
     def _check_answer(self) -> None:
         if not self.gold_text.strip():

@@ -98,7 +98,8 @@ def line(reject: Reject) -> str:
         "rows": reject.rows,
         "source_row": plain(reject.source_row),
     }
-    return json.dumps(entry, sort_keys=True, ensure_ascii=False)
+    # Half of a character, which no file can hold, is written as JSON's own escape for it, so that the row stays as it was.
+    return json.dumps(entry, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def plain(value: Any) -> Any:

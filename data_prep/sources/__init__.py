@@ -192,7 +192,7 @@ def converted(uid: str, index: int, raw: Any, request: Request, convert: Convert
         return [Reject(uid, kept, error.reason, error.detail, row=index)]
     except KeyError as error:
         return [Reject(uid, kept, "missing_field", f"no field {error}", row=index)]
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError, RecursionError) as error:
         return [Reject(uid, kept, "bad_type", f"{type(error).__name__}: {error}", row=index)]
 
 

@@ -1,13 +1,14 @@
-"""What the benchmarks' sources share beyond `reading` and `fields`: where files lie, rows over several files, images, gold letters."""
+"""What the benchmarks' sources share beyond `reading` and `fields`: where files lie, rows over several files, images, gold letters,
+the record of a test question."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_prep.record import Image, Reject, Unusable
+from data_prep.record import Image, Record, Reject, Unusable
 from data_prep.sources import Request
 from data_prep.sources.fields import letter_answer, row_image
 from faithful_rl.config import ConfigError
@@ -31,10 +32,13 @@ def _found(location: Path, patterns: tuple[str, ...], source: str) -> tuple[Path
         found = sorted(path for path in location.glob(pattern) if path.is_file())
         if found:
             return tuple(found)
-    state = "without them" if location.is_dir() else "which does not exist"
-    raise ConfigError(
-        f"{source} files", f"{location}, {state}", f"{' or '.join(patterns)} below it", "Download the benchmark, or correct the path."
-    )
+    archives = sorted(path.name for path in location.glob("*.zip")) if location.is_dir() else []
+    if archives:
+        state, fix = f"with {', '.join(archives)}, not unpacked", f"Unpack it (unzip {location / archives[0]} -d DIR) and give DIR."
+    else:
+        state = "without them" if location.is_dir() else "which does not exist"
+        fix = "Download the benchmark, or correct the path."
+    raise ConfigError(f"{source} files", f"{location}, {state}", f"{' or '.join(patterns)} below it", fix)
 
 
 def numbered(files: Sequence[Path], name: str, read: Callable[[Path, str], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
@@ -66,3 +70,39 @@ def gold_letter(answer: Any, options: Sequence[str]) -> int:
 def lost_file(name: str, path: Path, error: Exception) -> Reject:
     """The `Reject` of a file whose rows nobody can count."""
     return Reject(f"{name}-{path.name}", {"file": path.name}, "corrupt_file", f"{path.name}: {error}", rows=0)
+
+
+def question_record(
+    uid: str,
+    dataset: str,
+    question: str,
+    options: Sequence[str],
+    gold: int,
+    pictures: tuple[tuple[Image, ...], tuple[str, ...]],
+    task_type: str,
+    metadata: Mapping[str, Any],
+    answer: str = "",
+) -> Record:
+    """A question of a test split.
+
+    Args:
+        gold: position of the right option; -1 for an open question, whose gold text is `answer`.
+        pictures: images and the notes on them, as `row_images` gives them.
+
+    Raises:
+        Unusable: as `Record`.
+    """
+    images, notes = pictures
+    return Record(
+        uid=uid,
+        dataset=dataset,
+        split="test",
+        question=question.strip(),
+        options=tuple(options),
+        gold_index=gold,
+        gold_text=options[gold] if options else answer,
+        images=images,
+        task_type=task_type,
+        metadata=metadata,
+        notes=notes,
+    )

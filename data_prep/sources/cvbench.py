@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, numbered, row_images
+from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
 from faithful_rl.config import ConfigError
@@ -44,20 +44,11 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     if len(options) < 2:
         raise Unusable("missing_field", f"{len(options)} choices")
     gold = gold_letter(raw["answer"], options)
-    pictures, notes = row_images([raw["image"]], request, None)
+    pictures = row_images([raw["image"]], request, None)
     kind = str(raw["type"]).lower()
-    return Record(
-        uid=f"cvbench-{kind}-{raw['idx']}",
-        dataset=f"cvbench_{kind}",
-        split="test",
-        question=str(raw["question"]).strip(),
-        options=options,
-        gold_index=gold,
-        gold_text=options[gold],
-        images=pictures,
-        task_type=str(raw["task"]),
-        metadata={"source_id": str(raw["idx"]), "source": str(raw.get("source") or ""), "filename": raw.get("filename")},
-        notes=notes,
+    metadata = {"source_id": str(raw["idx"]), "source": str(raw.get("source") or ""), "filename": raw.get("filename")}
+    return question_record(
+        f"cvbench-{kind}-{raw['idx']}", f"cvbench_{kind}", str(raw["question"]), options, gold, pictures, str(raw["task"]), metadata
     )
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
 
 from data_prep.images import load_image
-from data_prep.record import FILTERED, BoxTuple, Image, Reject, Unusable
+from data_prep.record import FILTERED, BoxTuple, Image, Record, Reject, Unusable
 from data_prep.sources import Request
 from faithful_rl.rewards.accuracy import normalise
 
@@ -162,3 +162,44 @@ def too_long(uid: str, answer: str, raw: Any, request: Request) -> Reject | None
     if most and len(answer.split()) > most:
         return Reject(uid, raw, FILTERED, f"an answer of {len(answer.split())} words, at most {most}")
     return None
+
+
+def boxed_record(
+    uid: str,
+    dataset: str,
+    question: str,
+    answer: str,
+    image: Image,
+    boxes: Sequence[BoxTuple],
+    labels: Sequence[str],
+    *,
+    task_type: str,
+    metadata: Mapping[str, Any],
+    notes: tuple[str, ...],
+    options: Sequence[str] = (),
+    gold: int = -1,
+    split: str = "train",
+    response: str = "",
+) -> Record:
+    """A question about one image with reference boxes on it; `answer` is the gold text of an open question (`gold` -1).
+
+    Raises:
+        Unusable: as `Record`.
+    """
+    return Record(
+        uid=uid,
+        dataset=dataset,
+        split=split,
+        question=question,
+        options=tuple(options),
+        gold_index=gold,
+        gold_text=options[gold] if options else answer,
+        images=(image,),
+        boxes=tuple(boxes),
+        box_labels=tuple(labels),
+        box_image_index=(0,) * len(boxes),
+        task_type=task_type,
+        metadata=metadata,
+        response=response,
+        notes=notes,
+    )

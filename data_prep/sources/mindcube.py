@@ -11,7 +11,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, numbered, row_images
+from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
 from data_prep.sources.fields import image_root, inline_options
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import json_lines, lines_count
@@ -42,21 +42,11 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     gold = gold_letter(raw["gt_answer"], options)
     # .../data/raw/FILE: names begin below data/.
     root = image_root(request, files(request.location, request.options)[0].parent.parent)
-    pictures, notes = row_images(list(raw["images"]), request, root)
+    pictures = row_images(list(raw["images"]), request, root)
     name = str(raw["id"])
-    return Record(
-        uid=f"mindcube-{name}",
-        dataset="mindcube",
-        split="test",
-        question=question,
-        options=options,
-        gold_index=gold,
-        gold_text=options[gold],
-        images=pictures,
-        task_type=next((setting for setting in SETTINGS if setting in name), "other"),
-        metadata={"source_id": name, "category": list(raw.get("category") or []), "type": str(raw.get("type") or "")},
-        notes=notes,
-    )
+    setting = next((setting for setting in SETTINGS if setting in name), "other")
+    metadata = {"source_id": name, "category": list(raw.get("category") or []), "type": str(raw.get("type") or "")}
+    return question_record(f"mindcube-{name}", "mindcube", question, options, gold, pictures, setting, metadata)
 
 
 SOURCE = Source(

@@ -14,7 +14,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, lost_file, row_images
+from data_prep.sources.benchmark_files import find, gold_letter, lost_file, question_record, row_images
 from data_prep.sources.fields import image_root
 from data_prep.sources.pinned import Pinned
 
@@ -52,20 +52,9 @@ def convert(index: int, raw: Any, request: Request) -> Record:
         answer = RIGHT_LABELS.get(number, answer)
     gold = gold_letter(answer, options)
     (path,) = files(request.location, request.options)
-    pictures, notes = row_images([f"{number}.jpg"], request, image_root(request, path.parent / FOLDER))
-    return Record(
-        uid=f"mmvp-{number}",
-        dataset="mmvp",
-        split="test",
-        question=question,
-        options=options,
-        gold_index=gold,
-        gold_text=options[gold],
-        images=pictures,
-        task_type="pair",
-        metadata={"source_id": str(number), "pair": (number + 1) // 2},
-        notes=notes,
-    )
+    pictures = row_images([f"{number}.jpg"], request, image_root(request, path.parent / FOLDER))
+    metadata = {"source_id": str(number), "pair": (number + 1) // 2}
+    return question_record(f"mmvp-{number}", "mmvp", question, options, gold, pictures, "pair", metadata)
 
 
 def split_options(text: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, lost_file, row_images
+from data_prep.sources.benchmark_files import find, lost_file, question_record, row_images
 from data_prep.sources.fields import image_root
 from data_prep.sources.pinned import Pinned
 
@@ -45,20 +45,10 @@ def convert(index: int, raw: Any, request: Request) -> Record:
         raise Unusable("answer_not_in_options", f"{gold!r} is no position in {len(options)} options")
     kind, part, name = str(raw["task_type"]), str(raw["sub_task_type"]), str(raw["id"])
     root = image_root(request, files(request.location, request.options)[0].parent)
-    pictures, notes = row_images([f"{kind}/{name.split('_')[0]}.png"], request, root)
-    return Record(
-        uid=f"omnispatial-{kind}-{part}-{name}",
-        dataset="omnispatial",
-        split="test",
-        question=str(raw["question"]).strip(),
-        options=options,
-        gold_index=gold,
-        gold_text=options[gold],
-        images=pictures,
-        task_type=f"{kind}/{part}",
-        metadata={"source_id": f"{kind}/{part}/{name}"},
-        notes=notes,
-    )
+    pictures = row_images([f"{kind}/{name.split('_')[0]}.png"], request, root)
+    metadata = {"source_id": f"{kind}/{part}/{name}"}
+    uid, question = f"omnispatial-{kind}-{part}-{name}", str(raw["question"])
+    return question_record(uid, "omnispatial", question, options, gold, pictures, f"{kind}/{part}", metadata)
 
 
 SOURCE = Source(

@@ -28,8 +28,8 @@ def data_files(location: Path, patterns: Sequence[str], what: str) -> list[Path]
 
 
 def parquet_rows(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any] | Reject]:
-    """Rows as dicts. A row group that cannot be read to its end gives one `Reject` for each lost row; a file without a readable
-    footer gives one of reason `corrupt_file`."""
+    """Rows as dicts. A row group that cannot be read to its end gives one `Reject` for each lost row, and so does a row with text that
+    is not UTF-8; a file without a readable footer gives one of reason `corrupt_file`."""
     try:
         file = pq.ParquetFile(path, buffer_size=_READ_BUFFER, pre_buffer=False)
     except (pa.ArrowInvalid, OSError) as error:
@@ -41,13 +41,28 @@ def parquet_rows(path: Path, name: str, columns: Sequence[str] | None = None) ->
             done, total = 0, file.metadata.row_group(group).num_rows
             try:
                 for batch in file.iter_batches(batch_size=_BATCH, row_groups=[group], columns=known, use_threads=False):
-                    rows = batch.to_pylist()
-                    done += len(rows)
-                    yield from rows
+                    for row in _rows_of(batch):
+                        place = {"file": path.name, "row_group": group, "row": done}
+                        done += 1
+                        yield row if isinstance(row, dict) else Reject(f"{name}-{path.name}-{group}-{done - 1}", place, "not_unicode", row)
             except (pa.ArrowException, OSError) as error:
-                for row in range(done, total):
-                    place = {"file": path.name, "row_group": group, "row": row}
-                    yield Reject(f"{name}-{path.name}-{group}-{row}", place, "corrupt_parquet", _first_line(error))
+                for lost in range(done, total):
+                    place = {"file": path.name, "row_group": group, "row": lost}
+                    yield Reject(f"{name}-{path.name}-{group}-{lost}", place, "corrupt_parquet", _first_line(error))
+
+
+def _rows_of(batch: pa.RecordBatch) -> Iterator[dict[str, Any] | str]:
+    """Rows of a batch; for one whose text is not UTF-8 (parquet does not check it) what is wrong with it."""
+    try:
+        yield from batch.to_pylist()
+        return
+    except UnicodeDecodeError:
+        pass  # one bad row: find it
+    for number in range(batch.num_rows):
+        try:
+            yield batch.slice(number, 1).to_pylist()[0]
+        except UnicodeDecodeError as error:
+            yield _first_line(error)
 
 
 def parquet_count(paths: Sequence[Path]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, numbered, row_images
+from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
 from data_prep.sources.fields import inline_options
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
@@ -37,20 +37,10 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     if not answer:
         raise Unusable("empty_answer", "the gold answer is empty")
     gold = gold_letter(answer, options) if options else -1
-    pictures, notes = row_images([raw["image"]], request, None)
-    return Record(
-        uid=f"realworldqa-{index}",
-        dataset="realworldqa",
-        split="test",
-        question=question,
-        options=options,
-        gold_index=gold,
-        gold_text=options[gold] if options else answer,
-        images=pictures,
-        task_type=MULTIPLE_CHOICE if options else OPEN,
-        metadata={"source_id": str(raw.get("image_path") or index)},
-        notes=notes,
-    )
+    pictures = row_images([raw["image"]], request, None)
+    metadata = {"source_id": str(raw.get("image_path") or index)}
+    kind = MULTIPLE_CHOICE if options else OPEN
+    return question_record(f"realworldqa-{index}", "realworldqa", question, options, gold, pictures, kind, metadata, answer)
 
 
 SOURCE = Source(

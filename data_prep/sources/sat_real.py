@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, numbered, row_images
+from data_prep.sources.benchmark_files import find, numbered, question_record, row_images
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
 
@@ -40,24 +40,16 @@ def convert(index: int, raw: Any, request: Request) -> list[Record]:
     if options.count(answer) != 1:
         raise Unusable("answer_not_in_options", f"{answer!r} stands {options.count(answer)} times in {list(options)}")
     found = raw.get("image_bytes") if raw.get("image_bytes") is not None else raw.get("images")
-    pictures, notes = row_images(list(found or ()), request, None)
+    pictures = row_images(list(found or ()), request, None)
     orders = circular_orders(options) if request.options["circular"] else [options]
-    return [
-        Record(
-            uid=f"sat_real-{index}-{shift}",
-            dataset="sat_real",
-            split="test",
-            question=str(raw["question"]).strip(),
-            options=order,
-            gold_index=order.index(answer),
-            gold_text=answer,
-            images=pictures,
-            task_type=str(raw["question_type"]),
-            metadata={"source_id": f"{index}" if len(orders) == 1 else f"{index}/{shift}", "circular_shift": shift},
-            notes=notes,
-        )
-        for shift, order in enumerate(orders)
-    ]
+    kind, whole = str(raw["question_type"]), len(orders) == 1
+
+    def record(shift: int, order: tuple[str, ...]) -> Record:
+        metadata = {"source_id": f"{index}" if whole else f"{index}/{shift}", "circular_shift": shift}
+        gold = order.index(answer)
+        return question_record(f"sat_real-{index}-{shift}", "sat_real", str(raw["question"]), order, gold, pictures, kind, metadata)
+
+    return [record(shift, order) for shift, order in enumerate(orders)]
 
 
 def circular_orders(options: tuple[str, ...]) -> list[tuple[str, ...]]:

@@ -14,6 +14,7 @@ from data_prep.record import Record, Reject, Unusable
 from data_prep.sources import Placed, Request, Source, streamed
 from data_prep.sources.fields import (
     answer_text,
+    boxed_record,
     clean_boxes,
     gold_position,
     image_root,
@@ -67,23 +68,13 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     labels = [str(target.get("label") or target.get("name") or "") for target in targets]
     boxes, kept_labels, box_notes = clean_boxes([target["bbox"] for target in targets], labels, image.wh, request)
     return [
-        Record(
-            uid=uid,
-            dataset="treevgr_rl",
-            split="train",
-            question=stem if options else question,
-            options=options,
-            gold_index=gold,
-            gold_text=options[gold] if options else answer,
-            images=(image,),
-            boxes=boxes,
-            box_labels=kept_labels,
-            box_image_index=(0,) * len(boxes),
+        boxed_record(
+            uid, "treevgr_rl", stem if options else question, answer, image, boxes, kept_labels, options=options, gold=gold,
             task_type="visdrone" if options else "vstar",
             metadata={"image": names[0], "names": [target.get("name") for target in targets]},
             notes=(*image_notes, *box_notes),
         )
-    ]
+    ]  # fmt: skip
 
 
 def _count(location: Path, options: Mapping[str, Any]) -> int:

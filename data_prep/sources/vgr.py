@@ -14,9 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from data_prep.frames import write_box
+from data_prep.prompts import letter
 from data_prep.record import BoxTuple, Record, Reject, Unusable
 from data_prep.sources import Placed, Request, Source, streamed
-from data_prep.sources.fields import clean_box, image_root, inline_options, letter_answer, row_image, too_long, without_placeholder
+from data_prep.sources.fields import (
+    boxed_record,
+    clean_box,
+    image_root,
+    inline_options,
+    letter_answer,
+    row_image,
+    too_long,
+    without_placeholder,
+)
 from data_prep.sources.reading import data_files, parquet_count, parquet_rows
 from faithful_rl.config import ConfigError
 from faithful_rl.types import Box
@@ -73,26 +83,15 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
         if left_out:
             return [left_out]
         stem, options, gold = question, (), -1
-    said = answer if gold < 0 else "ABCDEFGHIJKLMNOPQRSTUVWXYZ"[gold]
+    said = answer if gold < 0 else letter(gold)
     return [
-        Record(
-            uid=uid,
-            dataset="vgr",
-            split="train",
-            question=stem,
-            options=options,
-            gold_index=gold,
-            gold_text=options[gold] if gold >= 0 else answer,
-            images=(image,),
-            boxes=boxes,
-            box_labels=("",) * len(boxes),
-            box_image_index=(0,) * len(boxes),
-            task_type=name.split("/")[0],
+        boxed_record(
+            uid, "vgr", stem, answer, image, boxes, ("",) * len(boxes), options=options, gold=gold, task_type=name.split("/")[0],
             metadata={"image": name, "cot": kind},
-            response=f"<think>{reasoning}</think><answer>{said}</answer>",
             notes=(*notes, *image_notes, *box_notes),
+            response=f"<think>{reasoning}</think><answer>{said}</answer>",
         )
-    ]
+    ]  # fmt: skip
 
 
 def _turns(conversations: Any) -> tuple[str, str, tuple[str, ...]]:

@@ -12,7 +12,16 @@ from typing import Any
 
 from data_prep.record import Record, Reject, Unusable
 from data_prep.sources import Placed, Request, Source, streamed
-from data_prep.sources.fields import answer_text, clean_boxes, image_root, row_image, text_field, too_long, without_placeholder
+from data_prep.sources.fields import (
+    answer_text,
+    boxed_record,
+    clean_boxes,
+    image_root,
+    row_image,
+    text_field,
+    too_long,
+    without_placeholder,
+)
 from data_prep.sources.reading import data_files, json_lines, lines_count
 from faithful_rl.config import ConfigError
 
@@ -61,7 +70,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     if left_out:
         return [left_out]
     image, image_notes = row_image(text_field(row, "image"), request, folder_of(subset, root))
-    stated = (row.get("width", image.width), row.get("height", image.height))
+    stated = (row.get("width") or image.width, row.get("height") or image.height)  # some files may leave them out
     if stated != image.wh:
         raise Unusable("image_size_differs", f"the row says {stated[0]} x {stated[1]}, the image has {image.width} x {image.height}")
     given = row.get("bboxs", [])
@@ -69,24 +78,12 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
         raise Unusable("bad_type", f"bboxs is {type(given).__name__}, expected a list")
     given = [given] if given and not isinstance(given[0], list) else given
     boxes, labels, box_notes = clean_boxes(given, [""] * len(given), image.wh, request)
-    return [
-        Record(
-            uid=uid,
-            dataset="viscot",
-            split=request.options["split"],
-            question=question,
-            options=(),
-            gold_index=-1,
-            gold_text=answer,
-            images=(image,),
-            boxes=boxes,
-            box_labels=labels,
-            box_image_index=(0,) * len(boxes),
-            task_type=subset,
-            metadata={"image": row["image"], **{key: value for key, value in row.items() if key not in _TAKEN}},
-            notes=(*image_notes, *box_notes),
-        )
-    ]
+    metadata = {"image": row["image"], **{key: value for key, value in row.items() if key not in _TAKEN}}
+    split, notes = str(request.options["split"]), (*image_notes, *box_notes)
+    record = boxed_record(
+        uid, "viscot", question, answer, image, boxes, labels, split=split, task_type=subset, metadata=metadata, notes=notes
+    )
+    return [record]
 
 
 def beside(path: Path) -> Path:

@@ -16,7 +16,7 @@ from typing import Any
 from data_prep.frames import unpad
 from data_prep.record import FILTERED, Record, Reject, Unusable
 from data_prep.sources import Placed, Request, Source, streamed
-from data_prep.sources.fields import clean_boxes, image_root, row_image, text_field, too_long, without_placeholder
+from data_prep.sources.fields import boxed_record, clean_boxes, image_root, row_image, text_field, too_long, without_placeholder
 from data_prep.sources.reading import data_files, json_list
 from data_prep.sources.viscot import beside, folder_of
 
@@ -65,24 +65,12 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     image, image_notes = row_image(inner, request, folder_of(folder, root))
     box, box_notes = _box(names[1], turns[1]["value"], image.wh)
     boxes, labels, clip_notes = clean_boxes([box], [""], image.wh, request)
-    return [
-        Record(
-            uid=uid,
-            dataset="viscot",
-            split=str(row.get("split", "train")),
-            question=question,
-            options=(),
-            gold_index=-1,
-            gold_text=answer,
-            images=(image,),
-            boxes=boxes,
-            box_labels=labels,
-            box_image_index=(0,) * len(boxes),
-            task_type="visual7w" if subset == "v7w" else subset,
-            metadata={"image": names[0], "question_id": row.get("question_id")},
-            notes=(*image_notes, *box_notes, *clip_notes),
-        )
-    ]
+    split, kind = str(row.get("split", "train")), "visual7w" if subset == "v7w" else subset
+    metadata, notes = {"image": names[0], "question_id": row.get("question_id")}, (*image_notes, *box_notes, *clip_notes)
+    record = boxed_record(
+        uid, "viscot", question, answer, image, boxes, labels, split=split, task_type=kind, metadata=metadata, notes=notes
+    )
+    return [record]
 
 
 def _box(second_image: str, turn: str, image_wh: tuple[int, int]) -> tuple[list[float], tuple[str, ...]]:

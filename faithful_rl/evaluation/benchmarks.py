@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from data_prep import sources
 from data_prep.hub import locate
-from data_prep.record import Record, Reject, Unusable
+from data_prep.record import FILTERED, Record, Reject, Unusable
 from data_prep.scenes.dataset import SceneDataSettings, scene_rows
 from data_prep.sources import algopuzzlevqa, cvbench, mindcube, mmvp, omnispatial, realworldqa, sat_real
 from data_prep.sources.pinned import Pinned, differences
@@ -179,7 +179,10 @@ def _stream(word: str, location: Path | None, options: Mapping[str, Any], settin
         assert location is not None
         benchmark = BENCHMARKS[word]
         for item in sources.get(benchmark.source).load(location, seed=0, options=options):
-            yield _question(benchmark, item) if isinstance(item, Record) else item
+            if isinstance(item, Record):
+                yield _question(benchmark, item)
+            elif item.reason != FILTERED:  # what an option leaves out is no part of what is evaluated
+                yield item
     else:
         assert location is not None
         yield from _rows_of_file(benchmark_name(word), location)

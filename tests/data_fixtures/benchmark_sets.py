@@ -236,6 +236,17 @@ def algopuzzlevqa(folder: Path, bad: bool = False) -> Path:
     return folder
 
 
+def algopuzzlevqa_hub(folder: Path) -> Path:
+    """Layout of the hub's copy: one split named `data`, images inside."""
+    rows = [
+        {**row, "image": embedded(Path(row["image"]).name, jpeg(96, 64)), "solution": json.dumps(row["solution"])}
+        for part in PUZZLES.values()
+        for row in part
+    ]
+    parquet(folder / "data" / "data-00000-of-00001.parquet", rows, "image", EMBEDDED)
+    return folder
+
+
 BUILDERS: dict[str, Callable[..., Path]] = {
     "cvbench": cvbench, "mindcube": mindcube, "mmvp": mmvp, "omnispatial": omnispatial, "realworldqa": realworldqa, "sat_real": sat_real,
     "algopuzzlevqa": algopuzzlevqa,

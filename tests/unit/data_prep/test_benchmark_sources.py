@@ -138,6 +138,23 @@ def test_algopuzzlevqa_keeps_the_solution_as_text_and_picks_puzzles(tmp_path: Pa
         load("algopuzzlevqa", tmp_path, puzzles="nonesuch")
 
 
+def test_algopuzzlevqa_of_the_hub_holds_the_same_questions(tmp_path: Path) -> None:
+    ours, _ = load("algopuzzlevqa", sets.algopuzzlevqa(tmp_path / "github"))
+    hub, _ = load("algopuzzlevqa", sets.algopuzzlevqa_hub(tmp_path / "hub"))
+    assert [(r.uid, r.task_type, r.question, r.options, r.gold_index) for r in hub] == [
+        (r.uid, r.task_type, r.question, r.options, r.gold_index) for r in ours
+    ]
+    chosen, left_out = load("algopuzzlevqa", tmp_path / "hub", puzzles="calendar")
+    assert [r.uid for r in chosen] == ["algopuzzlevqa-calendar_0000", "algopuzzlevqa-calendar_0001"]
+    assert [reject.reason for reject in left_out] == ["filtered"]
+
+
+def test_an_archive_that_is_not_unpacked_is_named(tmp_path: Path) -> None:
+    (tmp_path / "data.zip").touch()
+    with pytest.raises(ConfigError, match=r"with data\.zip, not unpacked.*unzip .*data\.zip -d DIR"):
+        load("mindcube", tmp_path)
+
+
 def test_pinned_figures_are_those_of_the_benchmarks_cards() -> None:
     assert {name: one.pinned.rows for name, one in BENCHMARKS.items()} == {
         "cvbench_2d": 1438, "cvbench_3d": 1200, "mindcube": 1050, "mmvp": 300, "omnispatial": 1533, "realworldqa": 765, "sat_real": 150,

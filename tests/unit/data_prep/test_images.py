@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import training_sets as sets
 from PIL import Image as Pillow
+from PIL import features
 
 from data_prep.images import encoded, inside_root, load_image, opened
 from data_prep.record import Unusable
@@ -76,6 +77,18 @@ def test_what_is_refused(tmp_path: Path) -> None:
     assert refused("a.jpg") == "image_missing"  # no root
     assert refused("a.jpg", root=tmp_path) == "image_missing"
     assert refused("a\0.jpg", root=tmp_path) == "image_missing"
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this Pillow reads no AVIF")
+def test_what_a_decoder_raises_in_its_own_way_is_refused_too() -> None:
+    stream = io.BytesIO()
+    Pillow.new("RGB", (8, 8)).save(stream, format="AVIF")
+    broken = stream.getvalue().replace(b"pitm", b"pitx")  # Pillow raises RuntimeError: no primary item
+    assert refused(broken) == "image_unreadable"
+
+
+def test_a_name_that_no_file_system_takes_is_no_image(tmp_path: Path) -> None:
+    assert refused("x" * 5000, root=tmp_path) == "image_missing"
 
 
 def test_paths_stay_inside_the_root(tmp_path: Path) -> None:

@@ -83,11 +83,31 @@ def test_overrides(tmp_path: Path) -> None:
         ({"val_rows": "14"}, "val_rows"),
         ({"frame.colour": "3"}, r"frame\.colour"),
         ({"prompt": "shout"}, "prompt"),
+        ({"reject_share": "many"}, "reject_share"),
+        ({"reject_share": "1.5"}, "reject_share"),
+        ({"frame": "3"}, "frame: found 3"),
+        ({"frame.min_pixels": "few"}, r"frame\.min_pixels"),
+        ({"curation": "all"}, "curation: found 'all'"),
+        ({"curation.duplicate": "true"}, r"curation\.duplicate"),
+        ({"sat.options": "val"}, r"sat\.options"),
+        ({"sat.options": "[1"}, r"sat\.options: found .*no YAML"),
     ],
 )
 def test_mistakes_are_named(overrides: dict[str, str], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         recipe.run(recipe.read_recipe(str(write(tmp_path)), overrides), tmp_path / "out")
+
+
+@pytest.mark.parametrize("mistake", [{"vgr.colour": "3"}, {"vgr.in": "/absent"}, {"vgr.source": "vgrr"}])
+def test_a_mistake_in_the_last_source_is_found_before_the_first_pool(mistake: dict[str, str], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError):
+        recipe.run(recipe.read_recipe(str(write(tmp_path)), mistake), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="limit"):
+        recipe.run(recipe.read_recipe(str(write(tmp_path))), tmp_path / "out", limit=0)
 
 
 def test_a_quick_look_is_limited(tmp_path: Path) -> None:

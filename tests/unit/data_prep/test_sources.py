@@ -1,13 +1,17 @@
 """Every training source: records of the real layouts, and what each kind of bad row becomes."""
 
+import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import training_sets as sets
 
 from data_prep import sources
 from data_prep.record import REASONS, Record, Reject
+from data_prep.rejects import line
+from data_prep.sources.reading import parquet_rows
 from faithful_rl.config import ConfigError
 
 
@@ -195,6 +199,24 @@ def test_a_damaged_parquet_file(tmp_path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     records, rejects = load("sat", location)
     assert (records, [(reject.reason, reject.rows) for reject in rejects]) == ([], [("corrupt_file", 0)])
+
+
+def test_text_that_no_file_can_hold(tmp_path: Path) -> None:
+    """Half of a character in JSON, bytes that are no UTF-8 in parquet, and a number that no float holds: rejects, never a crash."""
+    sets.put(tmp_path / "cot_image_data" / "cub" / "a.jpg", sets.jpeg(50, 40))
+    row = {"question": "Is it?", "answer": "Yes", "image": "a.jpg", "width": None, "height": None, "bboxs": [[1, 2, 30, 40]]}
+    rows = [row, {**row, "question": "half \ud800"}, {**row, "thought": "\udfff"}, {**row, "bboxs": [[10**400, 0, 5, 5]]}]
+    sets.put(tmp_path / "metadata" / "cub_cot_train.jsonl", "\n".join(json.dumps(one) for one in rows).encode())
+    records, rejects = load("viscot", tmp_path / "metadata")
+    assert [record.uid for record in records] == ["viscot-cub-0"]
+    assert [reject.reason for reject in rejects] == ["not_unicode", "not_unicode", "bad_type"]
+    assert json.loads(line(rejects[0]).encode())["source_row"]["question"] == "half \ud800"  # the row as it was
+    strings = pa.array([b"left", b"\xff\xfe", b"right"]).view(pa.string())
+    pq.write_table(pa.table({"question": strings}), tmp_path / "b.parquet")
+    found = list(parquet_rows(tmp_path / "b.parquet", "b"))
+    assert found[0] == {"question": "left"}
+    assert (found[1].uid, found[1].reason) == ("b-b.parquet-0-1", "not_unicode")
+    assert found[2] == {"question": "right"}
 
 
 def test_nothing_there_and_unknown_options(tmp_path: Path) -> None:
