@@ -37,7 +37,8 @@ class AdvantageConfig:
     weights: dict[str, ScheduleConfig] = field(default_factory=dict)  # gdpo, hras: signal -> weight, >= 0
 
 
-def validate_advantage(advantage: AdvantageConfig, constraints: Mapping[str, ConstraintConfig]) -> None:
+def validate_advantage(advantage: AdvantageConfig, constraints: Mapping[str, ConstraintConfig], design: str = "paper") -> None:
+    """Check the node by itself, against the constraints on top of it, and against `faithful_rl.rewards.design`."""
     one_of("advantage.kind", advantage.kind, ADVANTAGE_KINDS)
     in_range("advantage.std_floor", advantage.std_floor, 0.0, open_low=True)
     in_range("advantage.epsilon", advantage.epsilon, 0.0)
@@ -50,12 +51,19 @@ def validate_advantage(advantage: AdvantageConfig, constraints: Mapping[str, Con
         "false under advantage.whitening=sequence, which divides by the spread anyway",
         "Set faithful_rl.advantage.whitening=none, or leave it out.",
     )
-    _validate_weights(advantage)
+    _validate_weights(advantage, design)
     held = BASE_SIGNALS.get(advantage.kind, tuple(advantage.weights))
+    require(
+        design == "paper" or "task" in held,
+        "rewards.design",
+        f"{design} beside faithful_rl.advantage.kind={advantage.kind}, which is made of {', '.join(held)}",
+        "an advantage that holds the task reward, which is what a design makes",
+        "Set faithful_rl.rewards.design=paper, or faithful_rl.advantage.kind=constrained.",
+    )
     _refuse_twice(held, constraints)
 
 
-def _validate_weights(advantage: AdvantageConfig) -> None:
+def _validate_weights(advantage: AdvantageConfig, design: str) -> None:
     kind, weights = advantage.kind, advantage.weights
     if kind not in WEIGHTED_KINDS:
         require(
@@ -68,7 +76,7 @@ def _validate_weights(advantage: AdvantageConfig) -> None:
         return
     require(bool(weights), "advantage.weights", "none", "a weight for each signal", "Choose advantage=gdpo or advantage=hras.")
     for name, schedule in weights.items():
-        one_of("advantage.weights", name, tuple(known_columns()))
+        one_of("advantage.weights", name, tuple(known_columns(design)))
         validate_schedule(f"advantage.weights.{name}", schedule, 0.0)
         require(
             kind != "gdpo" or schedule.kind == "constant",

@@ -16,6 +16,8 @@ MULTIPLIER_KINDS = ("dual_ascent", "fixed", "pi", "pid", "schedule")
 DIRECTIONS = ("at_least", "at_most")
 THRESHOLD_KINDS = ("constant", "linear", "relative")
 NO_MASK = "none"
+JUDGED = ("consistency", "semantic_grounding", "correct_sentence_count", "judged_sentence_count")  # known where a judge was asked
+RIGHT_ONLY = ("accuracy", *JUDGED)  # masks that let no rollout in whose answer is wrong, where judges are not asked about those
 # Settings that only some kinds of multiplier have, with the value that leaves them out.
 _OWN_SETTINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
     "proportional": (0.0, ("pi", "pid")),
@@ -71,11 +73,11 @@ class ConstraintConfig:
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
 
 
-def known_columns() -> dict[str, tuple[float, float]]:
-    """Column that a constraint, a mask or a weight may name -> its range."""
-    from faithful_rl.rewards.ranges import column_ranges  # here, because it loads numpy and help should answer at once
+def known_columns(design: str = "paper") -> dict[str, tuple[float, float]]:
+    """Column that a constraint, a mask or a weight may name under `faithful_rl.rewards.design` -> its range."""
+    from faithful_rl.rewards.ranges import produced_ranges  # here, because it loads numpy and help should answer at once
 
-    return column_ranges()
+    return produced_ranges(design)
 
 
 def validate_constraint(name: str, constraint: ConstraintConfig, columns: Mapping[str, tuple[float, float]] | None = None) -> None:
@@ -99,6 +101,19 @@ def validate_constraint(name: str, constraint: ConstraintConfig, columns: Mappin
         in_range(f"{key}.by_source.{source}", threshold, low, high)
     _validate_threshold(key, constraint, low, high)
     _validate_multiplier(f"{key}.multiplier", constraint.multiplier)
+
+
+def validate_asked(name: str, constraint: ConstraintConfig, ask_masked: bool) -> None:
+    """A judged column is measured where the judges are asked: for right answers only, unless `judges.ask_masked`."""
+    column = constraint.column or name
+    require(
+        column not in JUDGED or ask_masked or constraint.mask in RIGHT_ONLY,
+        f"constraints.{name}.mask",
+        constraint.mask,
+        "accuracy, because judges are asked about right answers only (faithful_rl.judges.ask_masked=false): all others would count as "
+        "failed measurements and freeze the multiplier",
+        f"Set faithful_rl.constraints.{name}.mask=accuracy, or faithful_rl.judges.ask_masked=true.",
+    )
 
 
 def _validate_threshold(key: str, constraint: ConstraintConfig, low: float, high: float) -> None:

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from faithful_rl.config.advantage import AdvantageConfig, validate_advantage
 from faithful_rl.config.checks import in_range, one_of, require
-from faithful_rl.config.constraints import ConstraintConfig, validate_constraint
+from faithful_rl.config.constraints import ConstraintConfig, known_columns, validate_asked, validate_constraint
 from faithful_rl.config.crm import CrmConfig, validate_crm
 from faithful_rl.config.data import DataConfig, EvaluationConfig, validate_data, validate_evaluation
 from faithful_rl.config.errors import ConfigError
@@ -61,12 +61,15 @@ def validate(config: FaithfulRLConfig) -> FaithfulRLConfig:
     one_of("method", config.method, METHODS)
     in_range("seed", config.seed, 0, 2**31 - 1)
     in_range("coverage_floor", config.coverage_floor, 0.0, 1.0)
-    validate_advantage(config.advantage, config.constraints)
+    validate_rewards(config.rewards)
+    validate_advantage(config.advantage, config.constraints, config.rewards.design)
     in_range("constraint_patience", config.constraint_patience, 1)
     in_range("step_timeout_seconds", config.step_timeout_seconds, 0.0, open_low=True)
     in_range("stop_after_nonfinite_steps", config.stop_after_nonfinite_steps, 1)
+    columns = known_columns(config.rewards.design) if config.constraints else {}
     for name, constraint in config.constraints.items():
-        validate_constraint(name, constraint)
+        validate_constraint(name, constraint, columns)
+        validate_asked(name, constraint, config.judges.ask_masked)
     validate_judges(config.judges)
     require(
         config.method != "fgrpo" or bool(config.constraints),
@@ -88,7 +91,6 @@ def validate(config: FaithfulRLConfig) -> FaithfulRLConfig:
     validate_ui(config.ui)
     validate_hardware(config.hardware)
     validate_warm_start(config.warm_start)
-    validate_rewards(config.rewards)
     validate_crm(config.crm)
     return config
 

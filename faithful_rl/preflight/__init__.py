@@ -29,6 +29,7 @@ from faithful_rl.preflight import (
     rows,
     sft,
     stack,
+    steps,
 )
 from faithful_rl.preflight.plan import plan
 
@@ -72,13 +73,14 @@ def check_static(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     checkpoints.check(config, typed)
     rows.prepare(config, typed)
     rows.check(config, typed.data.check_rows)
+    steps.check(config)
     constraints.check(config, typed)
     designs.check(config, typed)
 
 
 def warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
     """What is allowed but probably not meant, one line each; after `check_static`."""
-    return constraints.warnings(config, typed) if typed.constraints else []
+    return constraints.warnings(config, typed) if typed.method in ("grpo", "fgrpo") else []
 
 
 def check_started(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,26 +42,126 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
             f"a divisor of data.train_batch_size = {prompts} (both count prompts)",
             f"Choose one of {_divisors(prompts)}.",
         )
-    if (mini * group) % workers:
+    ranks = sharers(config["actor_rollout_ref"]["actor"], workers, "actor_rollout_ref.actor")
+    if (mini * group) % ranks:
         raise ConfigError(
             "actor_rollout_ref.actor.ppo_mini_batch_size",
             f"{mini} prompts x {group} rollouts = {mini * group}",
-            f"a number of rollouts that {workers} workers share equally",
+            f"a number of rollouts that {ranks} workers share equally",
             "Change the mini-batch, the group or the number of workers.",
         )
-    dynamic = actor["use_dynamic_bsz"]
-    _check_micro("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", actor, dynamic, mini * group // workers, "a mini-batch")
-    key = "log_prob_micro_batch_size_per_gpu"
-    _check_micro(f"actor_rollout_ref.rollout.{key}", rollout, rollout["log_prob_use_dynamic_bsz"], prompts * group // workers, "a batch")
-    if actor["use_kl_loss"]:
-        own = typed.reference_policy
-        scorers = own.n_gpus_per_node * own.nnodes if own.placement == "own_pool" else workers
-        reference = config["actor_rollout_ref"]["ref"]
-        _check_micro(
-            f"actor_rollout_ref.ref.{key}", reference, reference["log_prob_use_dynamic_bsz"], prompts * group // scorers, "a batch"
-        )
-    _check_lengths(config["data"], rollout)
     _check_steps(config["trainer"], typed)
+    _check_separate(config)
+    dynamic = actor["use_dynamic_bsz"]
+    _check_micro("actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu", actor, dynamic, mini * group // ranks, "a mini-batch")
+    batch = prompts * group // local_updates(config)  # rollouts whose log-probabilities are computed together
+    key = "log_prob_micro_batch_size_per_gpu"
+    _check_micro(f"actor_rollout_ref.rollout.{key}", rollout, rollout["log_prob_use_dynamic_bsz"], batch // ranks, "a batch")
+    _check_reference(config, typed)
+    if actor["use_kl_loss"]:
+        own, reference = typed.reference_policy, config["actor_rollout_ref"]["ref"]
+        scorers = own.n_gpus_per_node * own.nnodes if own.placement == "own_pool" else workers
+        scorers = sharers(reference, scorers, "actor_rollout_ref.ref")
+        _check_micro(f"actor_rollout_ref.ref.{key}", reference, reference["log_prob_use_dynamic_bsz"], batch // scorers, "a batch")
+    _check_servers(config, workers)
+    _check_lengths(config["data"], rollout)
+
+
+def local_updates(config: Mapping[str, Any]) -> int:
+    """Updates of one step, each on its share of the step's prompts: 1 but in the mode separate_async."""
+    modes = config["trainer"]["v1"]
+    return int(modes["separate_async"]["parameter_sync_step"]) if modes["trainer_mode"] == "separate_async" else 1
+
+
+def sharers(node: Mapping[str, Any], workers: int, key: str) -> int:
+    """Workers among which a batch is divided: all but those that hold parts of one model.
+
+    Raises:
+        ConfigError: parallel sizes that do not divide the workers; sequence parallelism with FSDP, whose log-probabilities are wrong for
+            vision-language models (verl-project/verl#3724).
+    """
+    if node["strategy"] == "megatron":
+        sizes = {name: node["megatron"][f"{name}_parallel_size"] for name in ("tensor_model", "pipeline_model", "context")}
+        together = math.prod(sizes.values())
+        if workers % together:
+            named = " x ".join(f"{name}_parallel_size {size}" for name, size in sizes.items())
+            raise ConfigError(f"{key}.megatron", f"{named} = {together}", f"a divisor of {workers} workers", "Change one of them.")
+        return workers // together
+    for name, own in (
+        (f"{key}.ulysses_sequence_parallel_size", node),
+        (f"{key}.fsdp_config.ulysses_sequence_parallel_size", node["fsdp_config"]),
+    ):
+        if own.get("ulysses_sequence_parallel_size", 1) != 1:
+            raise ConfigError(
+                name,
+                own["ulysses_sequence_parallel_size"],
+                "1, because sequence parallelism gives vision-language models wrong log-probabilities without a word",
+                "Leave it out; for long sequences lower the micro-batch, or use fsdp2_offload.",
+            )
+    return workers
+
+
+def _check_separate(config: Mapping[str, Any]) -> None:
+    """What verl asserts of the mode separate_async, but only when its trainer is built inside the cluster."""
+    if config["trainer"]["v1"]["trainer_mode"] != "separate_async":
+        return
+    policy, updates = config["actor_rollout_ref"], local_updates(config)
+    prompts, mini = config["data"]["train_batch_size"], policy["actor"]["ppo_mini_batch_size"]
+    if prompts != updates * mini:
+        raise ConfigError(
+            "trainer.v1.separate_async.parameter_sync_step",
+            updates,
+            f"data.train_batch_size / actor_rollout_ref.actor.ppo_mini_batch_size = {prompts} / {mini} = {prompts // mini}",
+            f"Set trainer.v1.separate_async.parameter_sync_step={prompts // mini}.",
+        )
+    for name in ("nnodes", "n_gpus_per_node"):
+        if policy["rollout"][name] < 1:
+            raise ConfigError(
+                f"actor_rollout_ref.rollout.{name}",
+                policy["rollout"][name],
+                "at least 1, because in the mode separate_async rollout servers have GPUs of their own",
+                f"Set actor_rollout_ref.rollout.{name}.",
+            )
+    engine = policy["rollout"]["checkpoint_engine"]["backend"]
+    if engine == "naive":
+        raise ConfigError(
+            "actor_rollout_ref.rollout.checkpoint_engine.backend",
+            engine,
+            "one that carries weights between machines, because in the mode separate_async servers are not where training is",
+            "Set actor_rollout_ref.rollout.checkpoint_engine.backend=nccl.",
+        )
+
+
+def _check_reference(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """A pool of its own for a reference policy that nobody would ask is GPUs for nothing."""
+    if typed.reference_policy.placement != "own_pool":
+        return
+    policy = config["actor_rollout_ref"]
+    if not policy["actor"]["use_kl_loss"] or float(policy["actor"]["kl_loss_coef"]) == 0.0:
+        why = "because without a KL penalty (actor_rollout_ref.actor.use_kl_loss, kl_loss_coef) there is no reference policy"
+    elif policy["model"]["lora_rank"] > 0:
+        why = "because with LoRA the actor itself without its adapters is the reference policy"
+    else:
+        return
+    raise ConfigError(
+        "faithful_rl.reference_policy.placement", "'own_pool'", f"colocated, {why}", "Set faithful_rl.reference_policy.placement=colocated."
+    )
+
+
+def _check_servers(config: Mapping[str, Any], workers: int) -> None:
+    """Rollout servers of several GPUs each must fill the GPUs that they get; verl rounds down, to none at all where one is too large."""
+    rollout = config["actor_rollout_ref"]["rollout"]
+    names = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
+    size = math.prod(rollout[name] for name in names)
+    separate = config["trainer"]["v1"]["trainer_mode"] == "separate_async"
+    gpus = rollout["nnodes"] * rollout["n_gpus_per_node"] if separate else workers
+    if gpus % size:
+        raise ConfigError(
+            "actor_rollout_ref.rollout.tensor_model_parallel_size",
+            f"a rollout server of {size} GPUs ({' x '.join(str(rollout[name]) for name in names)})",
+            f"a divisor of the {gpus} GPUs that generate",
+            f"Choose one of {_divisors(gpus)}.",
+        )
 
 
 def _positive(key: str, value: int) -> None:

@@ -13,24 +13,31 @@ import pyarrow.parquet as pq
 
 from faithful_rl.advantage import AdvantageSettings
 from faithful_rl.config import ConfigError, ConstraintConfig, FaithfulRLConfig
+from faithful_rl.config.advantage import BASE_SIGNALS
+from faithful_rl.config.constraints import JUDGED, known_columns
 from faithful_rl.constraints import ConstrainedProblem
+from faithful_rl.preflight import steps
 from faithful_rl.preflight.rows import data_files
 from faithful_rl.rewards.ranges import RESPONSE_TOKENS
+
+OF_BOXES = ("spatial_grounding", "has_reference_boxes", "reference_box_count")  # no value, or 0, on rows without ground-truth boxes
 
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     """Refuse what cannot take effect. The data files exist and are whole (`rows.check`).
 
     Raises:
-        ConfigError: a schedule, a first step or a measurement that the run is too short for; a threshold on the response's length beyond
-            what a response can have; a threshold for a source that the data does not hold; settings that the core refuses.
+        ConfigError: a schedule, a first step or a measurement that the run is too short for; a mask that holds for no row; a threshold on
+            the response's length beyond what a response can have; a threshold for a source that the data does not hold; settings that
+            the core refuses.
     """
     _check_core(typed)
-    steps = planned_steps(config)
+    _check_boxes(config, typed)
+    planned = steps.planned(config)
     for key, needed in _needed_steps(typed):
-        if needed > steps:
+        if needed > planned:
             raise ConfigError(
-                f"faithful_rl.{key}", f"something that ends at step {needed}", f"at most the run's {steps} steps",
+                f"faithful_rl.{key}", f"something that ends at step {needed}", f"at most the run's {planned} steps",
                 "Shorten it, or raise trainer.total_training_steps.",
             )  # fmt: skip
     limit = config["data"]["max_response_length"]
@@ -44,28 +51,22 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
 
 
 def warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
-    """One line for each constraint whose mask holds for no row of the training data."""
-    masked = [name for name, constraint in typed.constraints.items() if constraint.mask == "has_reference_boxes"]
-    if not masked or any(_has_boxes(path) for path in _train_files(config)):
-        return []
-    return [
-        f"constraint {name}: its mask has_reference_boxes holds for no row of data.train_files, so it will constrain nothing. "
-        "Add ground-truth boxes (extra_info.gt_boxes), or leave the constraint out."
-        for name in masked
-    ]
-
-
-def planned_steps(config: Mapping[str, Any]) -> int:
-    """Training steps of the run: as told, else epochs over the rows of the training files as verl counts them."""
-    told = config["trainer"]["total_training_steps"]
-    if told is not None:
-        return int(told)
-    data = config["data"]
-    rows = sum(pq.ParquetFile(path).metadata.num_rows for path in _train_files(config))
-    if data["train_max_samples"] > 0:
-        rows = min(rows, data["train_max_samples"])
-    steps: int = int(config["trainer"]["total_epochs"]) * (int(rows) // int(data["train_batch_size"]))
-    return steps
+    """One line for each signal of the advantage that no row of the training data, or no judge, will give a value."""
+    found = []
+    weighed = BASE_SIGNALS.get(typed.advantage.kind, tuple(typed.advantage.weights))
+    boxed = [name for name in weighed if name in OF_BOXES]
+    if boxed and not any(_has_boxes(path) for path in _train_files(config)):
+        found.append(
+            f"no row of data.train_files has ground-truth boxes: {', '.join(boxed)} will have no part in the advantage "
+            f"({typed.advantage.kind})."
+        )
+    judged = [name for name in typed.advantage.weights if name in JUDGED]
+    if judged and not typed.judges.ask_masked:
+        found.append(
+            f"judges are asked about right answers only (faithful_rl.judges.ask_masked=false): {', '.join(judged)} will be weighed among "
+            f"these alone ({typed.advantage.kind})."
+        )
+    return found
 
 
 def _check_core(typed: FaithfulRLConfig) -> None:
@@ -79,6 +80,21 @@ def _check_core(typed: FaithfulRLConfig) -> None:
         raise ConfigError(
             "faithful_rl.constraints or faithful_rl.advantage", f"a problem ({error})", "settings that fit together", ""
         ) from error
+
+
+def _check_boxes(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """A constraint whose mask or column comes from ground-truth boxes needs some."""
+    wanting = [name for name, one in typed.constraints.items() if {one.mask, one.column or name} & set(OF_BOXES)]
+    if not wanting or any(_has_boxes(path) for path in _train_files(config)):
+        return
+    one = typed.constraints[wanting[0]]
+    known = [name for name in known_columns(typed.rewards.design) if name not in OF_BOXES]
+    raise ConfigError(
+        f"faithful_rl.constraints.{wanting[0]}",
+        f"a constraint on {one.column or wanting[0]} with the mask {one.mask}, which hold for no row of data.train_files: none has boxes",
+        "columns that this data gives a value: " + ", ".join(known),
+        f"Add ground-truth boxes (extra_info.gt_boxes), or leave it out: ~faithful_rl.constraints.{wanting[0]}.",
+    )
 
 
 def _needed_steps(typed: FaithfulRLConfig) -> Iterator[tuple[str, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from faithful_rl.rewards.designs import TAG_COLUMNS
+from faithful_rl.rewards.designs import CREDIT_COLUMN, TAG_COLUMNS, get
 from faithful_rl.rewards.suite import COUNTS, SIGNALS
 
 RESPONSE_TOKENS = "response_tokens"  # added by the trainer from what the rollout server returned; padding not counted
@@ -23,3 +23,15 @@ def column_ranges() -> dict[str, tuple[float, float]]:
     """Column -> (lowest, highest) value: every signal and count of the suite, and the tokens of the response."""
     found = {**dict.fromkeys(SIGNALS, SHARE), **dict.fromkeys((*COUNTS, RESPONSE_TOKENS), COUNT)}
     return {name: OTHER_RANGES.get(name, limits) for name, limits in found.items()}
+
+
+def produced_ranges(design: str) -> dict[str, tuple[float, float]]:
+    """`column_ranges` without the columns that stay 0 under a reward design (a name of `designs.DESIGNS`, or `paper`): tags that it does
+    not use, and the answer's credit under `paper`.
+
+    Raises:
+        KeyError: no such design.
+    """
+    chosen = get(design)
+    used = set() if chosen is None else {CREDIT_COLUMN, *(f"{tag}_tag" for tag in chosen.weights)}
+    return {name: limits for name, limits in column_ranges().items() if name in used or name not in (*TAG_COLUMNS, CREDIT_COLUMN)}

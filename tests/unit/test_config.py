@@ -129,6 +129,10 @@ def weighted(kind: str = "gdpo", **weights: Any) -> dict[str, Any]:
         weighted("hras", task={}, consistency={"kind": "linear", "start": 0.0, "end": 1.0, "steps": 5}),
         {"method": "grpo", "constraints": {}, "advantage": {"kind": "additive"}},
         {"constraints": {"response_tokens": SHORT}, "advantage": {"kind": "multiplicative"}},
+        {**demand(mask="none"), "judges": {"ask_masked": True}},
+        demand(mask="judged_sentence_count"),
+        {"rewards": {"design": "vanilla"}, "constraints": {"think_tag": {"threshold": 0.5, "mask": "none"}}},
+        {**weighted(task={}, rethink_tag={}), "rewards": {"design": "mixture"}},
     ],
 )
 def test_open_constraints_multipliers_and_advantages_are_taken(changes: dict[str, Any]) -> None:
@@ -175,6 +179,21 @@ def test_open_constraints_multipliers_and_advantages_are_taken(changes: dict[str
         ({"advantage": {"normalise_by_multipliers": True}}, "advantage.normalise_by_multipliers", "divides by the spread anyway"),
         ({"advantage": {"kind": "additive"}}, "constraints.consistency", "a column that the advantage does not already hold"),
         ({"constraint_patience": 0}, "constraint_patience", ">= 1"),
+        (demand(mask="none"), "constraints.consistency.mask", "Set faithful_rl.constraints.consistency.mask=accuracy"),
+        ({"constraints": {"semantic_grounding": {"threshold": 0.9, "mask": "format"}}}, "constraints.semantic_grounding.mask", "accuracy"),
+        (demand(mask="think_tag"), "constraints.consistency.mask", "one of none, task, accuracy"),  # 0 under `paper`
+        (
+            {"rewards": {"design": "vanilla"}, "constraints": {"rethink_tag": {"threshold": 0.5, "mask": "none"}}},
+            "constraints",
+            "think_tag, answer_credit, response_tokens",
+        ),
+        ({**weighted(task={}, answer_credit={})}, "advantage.weights", "one of task"),
+        (
+            {"method": "grpo", "constraints": {}, "rewards": {"design": "vanilla"}, "advantage": {"kind": "additive"}},
+            "rewards.design",
+            "which is made of accuracy, format, consistency, spatial_grounding",
+        ),
+        ({**weighted(consistency={}), "rewards": {"design": "mixture"}}, "rewards.design", "which is made of consistency"),
     ],
 )
 def test_contradictions_and_unknown_names_are_refused(changes: dict[str, Any], key: str, part: str) -> None:

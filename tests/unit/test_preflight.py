@@ -38,6 +38,12 @@ def row(**changes: Any) -> dict[str, Any]:
     return {**good, **changes}
 
 
+def boxed(**changes: Any) -> dict[str, Any]:
+    return row(
+        extra_info={"index": 0, "gt_boxes": [[0.0, 0.0, 2.0, 2.0]], "img_wh": [[4, 4]], "min_pixels": 1, "max_pixels": 10**6}, **changes
+    )
+
+
 def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
@@ -53,7 +59,7 @@ class World:
         (self.model / "tokenizer.json").write_text("{}")
         (self.model / "preprocessor_config.json").write_text("{}")
         (self.model / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
-        write_rows(self.data, [row() for _ in range(40)])
+        write_rows(self.data, [boxed() for _ in range(48)])
         write_rows(root / "val.parquet", [row() for _ in range(4)])
 
     def run(self, *overrides: str) -> int:
@@ -110,6 +116,7 @@ def nothing(world: World) -> None:
 
 
 ACTOR = "actor_rollout_ref.actor"
+SEPARATE = ("trainer.v1.trainer_mode=separate_async",)
 MODEL = "actor_rollout_ref.model.path"
 MODEL_FIX = "Copy the file(s) from the model that it was trained from."
 CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
@@ -164,6 +171,42 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         nothing,
         ["trainer.v1.trainer_mode=async"],
         "trainer.v1.trainer_mode: found 'async', expected one of sync, colocate_async, separate_async. Set trainer.v1.trainer_mode=sync.",
+    ),
+    "sequence parallelism": (
+        nothing,
+        [f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size=2"],
+        f"{ACTOR}.fsdp_config.ulysses_sequence_parallel_size: found 2, expected 1, because sequence parallelism gives vision-language models "
+        "wrong log-probabilities without a word. Leave it out; for long sequences lower the micro-batch, or use fsdp2_offload.",
+    ),
+    "separate servers without GPUs": (
+        nothing,
+        [*SEPARATE, "trainer.v1.separate_async.parameter_sync_step=2"],
+        "actor_rollout_ref.rollout.nnodes: found 0, expected at least 1, because in the mode separate_async rollout servers have GPUs of "
+        "their own. Set actor_rollout_ref.rollout.nnodes.",
+    ),
+    "separate servers on another machine without a way for weights": (
+        nothing,
+        [*SEPARATE, "trainer.v1.separate_async.parameter_sync_step=2", "actor_rollout_ref.rollout.nnodes=1"],
+        "actor_rollout_ref.rollout.checkpoint_engine.backend: found naive, expected one that carries weights between machines, because in "
+        "the mode separate_async servers are not where training is. Set actor_rollout_ref.rollout.checkpoint_engine.backend=nccl.",
+    ),
+    "local updates that are no mini-batches": (
+        nothing,
+        [*SEPARATE],
+        "trainer.v1.separate_async.parameter_sync_step: found 4, expected data.train_batch_size / "
+        f"{ACTOR}.ppo_mini_batch_size = 16 / 8 = 2. Set trainer.v1.separate_async.parameter_sync_step=2.",
+    ),
+    "a rollout server larger than the machine": (
+        nothing,
+        ["actor_rollout_ref.rollout.tensor_model_parallel_size=2"],
+        "actor_rollout_ref.rollout.tensor_model_parallel_size: found a rollout server of 2 GPUs (2 x 1 x 1), expected a divisor of the 1 GPUs "
+        "that generate. Choose one of 1.",
+    ),
+    "a pool for a reference policy that nobody asks": (
+        nothing,
+        ["faithful_rl.reference_policy.placement=own_pool", f"{ACTOR}.use_kl_loss=false"],
+        "faithful_rl.reference_policy.placement: found 'own_pool', expected colocated, because without a KL penalty "
+        f"({ACTOR}.use_kl_loss, kl_loss_coef) there is no reference policy. Set faithful_rl.reference_policy.placement=colocated.",
     ),
     "sequences longer than the server's": (
         nothing,
@@ -339,9 +382,9 @@ def test_scenes_are_made_once_and_refused_when_they_changed(
 ) -> None:
     monkeypatch.chdir(world.root)
     command = ["recipe=fgrpo_tiny", "mode=check", f"actor_rollout_ref.model.path={world.model}"]
-    sizes = [f"faithful_rl.data.scenes.{split}={rows}" for split, rows in (("train", 40), ("val", 4), ("test", 4))]
+    sizes = [f"faithful_rl.data.scenes.{split}={rows}" for split, rows in (("train", 48), ("val", 4), ("test", 4))]
     assert main.main([*command, *sizes]) == 0
-    folder = world.root / "outputs" / "data" / "scenes" / "seed0-40-4-4"
+    folder = world.root / "outputs" / "data" / "scenes" / "seed0-48-4-4"
     made = snapshot(folder)
     assert set(made) == {"train.parquet", "val.parquet", "test.parquet", "manifest.json"}
     assert main.main([*command, *sizes]) == 0
@@ -424,12 +467,6 @@ def test_parts_that_are_not_ours_are_named() -> None:
         plugin_active.expect_ours("engine for FSDP2", "")
 
 
-def boxed(**changes: Any) -> dict[str, Any]:
-    return row(
-        extra_info={"index": 0, "gt_boxes": [[0.0, 0.0, 2.0, 2.0]], "img_wh": [[4, 4]], "min_pixels": 1, "max_pixels": 10**6}, **changes
-    )
-
-
 LENGTH = "+faithful_rl.constraints.response_tokens"
 CONSISTENCY = "faithful_rl.constraints.consistency"
 
@@ -468,14 +505,49 @@ def test_constraints_that_would_never_take_effect_are_refused(
 
 
 def test_steps_are_counted_from_epochs_where_nobody_says_how_many(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["trainer.total_training_steps=null", "trainer.total_epochs=3", f"{CONSISTENCY}.multiplier.first_step=7"]
-    assert world.run(*words) == 2  # 40 rows in batches of 16 are 2 steps an epoch
-    assert "at most the run's 6 steps" in capsys.readouterr().err
+    words = ["trainer.total_training_steps=null", "trainer.total_epochs=3", f"{CONSISTENCY}.multiplier.first_step=10"]
+    assert world.run(*words) == 2  # 48 rows in batches of 16 are 3 steps an epoch
+    assert "at most the run's 9 steps" in capsys.readouterr().err
 
 
-def test_a_mask_that_holds_for_no_row_is_told(world: World, capsys: pytest.CaptureFixture[str]) -> None:
-    assert world.run() == 0
-    assert "constraint spatial_grounding: its mask has_reference_boxes holds for no row of data.train_files" in capsys.readouterr().out
-    write_rows(world.data, [*(row(extra_info=boxed()["extra_info"]) for _ in range(20)), *(boxed() for _ in range(20))])
-    assert world.run() == 0
-    assert "holds for no row" not in capsys.readouterr().out
+def without_boxes(world: World) -> None:
+    write_rows(world.data, [row() for _ in range(48)])
+
+
+def test_a_mask_that_holds_for_no_row_is_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    without_boxes(world)
+    assert world.run() == 2
+    told = capsys.readouterr().err
+    assert "faithful_rl.constraints.spatial_grounding: found a constraint on spatial_grounding with the mask has_reference_boxes" in told
+    assert "expected columns that this data gives a value: task, accuracy, format, consistency, semantic_grounding, sentence_count" in told
+    assert "leave it out: ~faithful_rl.constraints.spatial_grounding." in told
+    assert world.run("~faithful_rl.constraints.spatial_grounding") == 0
+
+
+@pytest.mark.parametrize(
+    ("advantage", "warning"),
+    [
+        ("additive", "no row of data.train_files has ground-truth boxes: spatial_grounding will have no part in the advantage (additive)."),
+        (
+            "gdpo",
+            "judges are asked about right answers only (faithful_rl.judges.ask_masked=false): consistency, semantic_grounding will be",
+        ),
+    ],
+)
+def test_a_signal_that_nobody_will_measure_is_told(advantage: str, warning: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"advantage={advantage}", "constraints=none", "faithful_rl.method=grpo", "faithful_rl.judges.ask_masked=false"]
+    without_boxes(world)
+    assert world.run(*words) == 0
+    assert warning in capsys.readouterr().out
+    write_rows(world.data, [row(), *(boxed() for _ in range(47))])
+    assert world.run(*words[:3]) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_more_steps_than_the_epochs_hold_are_refused(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run("trainer.total_epochs=26") == 2  # 48 rows in batches of 16: 78 of the 80 steps
+    assert capsys.readouterr().err == (
+        "error: trainer.total_training_steps: found 80, expected at most the 78 steps of trainer.total_epochs = 26, after which verl ends "
+        "without a word. Set trainer.total_epochs=27, or train for fewer steps.\n"
+    )
+    assert world.run("trainer.total_epochs=27") == 0
