@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,9 +24,10 @@ from faithful_rl.judge_pool import JUDGES
 from faithful_rl.judge_pool.client import PoolClient
 from faithful_rl.judges.reward import score_response
 from faithful_rl.rewards import suite
-from faithful_rl.types import Reason, ScoredRollout
+from faithful_rl.types import FAILURES, Reason, ScoredRollout
 
 IN_FLIGHT = 256  # rollouts at the same time; the pool's own limits come on top
+_ENDS = frozenset(reason.name.lower() for reason in FAILURES)
 ROW_KEYS = ("response", "ground_truth", "reward_model", "extra_info", "images", "image_png_base64")
 
 
@@ -40,51 +42,91 @@ class ScoredFile:
 
 
 def read_rows(path: str | Path) -> list[dict[str, Any]]:
-    """Rows of a JSON Lines or parquet file.
+    """Rows of a JSON Lines or parquet file, each of which can be scored.
 
     Raises:
-        ConfigError: no such file, another format, or a row without text in `response`.
+        ConfigError: no such file, another format, no row, or a row that cannot be scored; it names the row.
     """
     file = Path(path)
     if not file.is_file():
         raise ConfigError("data", f"no file {file}", "JSON Lines or parquet with rollouts", "Check the path.")
-    if file.suffix == ".parquet":
-        import pyarrow.parquet as parquet
-
-        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
-    else:
+    rows = _parquet(file) if file.suffix == ".parquet" else _json_lines(file)
+    if not rows:
+        raise ConfigError("data", f"{file} without a row", "at least one rollout", "Check the path.")
+    for number, row in enumerate(rows, 1):
         try:
-            rows = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            _check(row)
+        except (ValueError, TypeError) as error:  # TypeError: numbers and lists where others are expected, in a row's reference
+            place = f"row {number} of {file}"
             raise ConfigError(
-                "data", f"{file}: {error}", "one JSON object per line, or a file ending in .parquet", "Convert it."
+                "data", f"{place} that cannot be scored ({error})", "a rollout as --help describes it", "Correct it."
             ) from error
-    for number, row in enumerate(rows):
-        if not isinstance(row, dict) or not isinstance(row.get("response"), str):
-            raise ConfigError("data", f"row {number + 1} of {file} without text in `response`", "a response in every row", "Add it.")
     return rows
+
+
+def check_writable(path: str | Path) -> None:
+    """Find out before any judge is asked whether verdicts can be written there; the folder is made.
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    file = Path(path)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.is_dir() or not os.access(file.parent, os.W_OK | os.X_OK):
+            raise PermissionError("it is a directory" if file.is_dir() else f"no right to write into {file.parent}")
+    except OSError as error:
+        raise ConfigError("out", f"{file}, which cannot be written ({error})", "a file in a writable folder", "Change out.") from error
+
+
+def _parquet(file: Path) -> list[dict[str, Any]]:
+    import pyarrow as arrow
+    import pyarrow.parquet as parquet
+
+    try:
+        rows: list[dict[str, Any]] = parquet.read_table(file).to_pylist()
+    except (arrow.ArrowInvalid, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("data", f"{file}, which is no parquet ({reason})", "a parquet file", "Write it again.") from error
+    return rows
+
+
+def _json_lines(file: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ConfigError("data", f"{file}: {error}", "one JSON object per line, or a file ending in .parquet", "Convert it.") from error
+
+
+def _check(row: Any) -> None:
+    """Raises ValueError or TypeError that says what is wrong with a row."""
+    if not isinstance(row, dict):
+        raise ValueError(f"a {type(row).__name__} where an object is expected")
+    if not isinstance(row.get("response"), str):
+        raise ValueError("no text in `response`")
+    for name, kind in (("extra_info", dict), ("reward_model", dict), ("images", list), ("options", list)):
+        if row.get(name) is not None and not isinstance(row[name], kind):
+            raise ValueError(f"`{name}` is a {type(row[name]).__name__}, expected a {kind.__name__}")
+    truth, extra_info = _reference(row)
+    suite.Reference.from_row({"ground_truth": truth}, extra_info)
 
 
 async def score_rows(
     rows: Sequence[Mapping[str, Any]], pool: str, timeout_seconds: float | None = None, ask_masked: bool = False, client_name: str = "score"
 ) -> ScoredFile:
-    """Ask the judges of `pool` about every row, many at a time.
-
-    Raises:
-        ValueError: a row's reference data is unusable; the message names the row.
-    """
+    """Ask the judges of `pool` about every row of `read_rows`, many at a time."""
     clients = {judge: PoolClient(pool, judge, timeout_seconds, client_name) for judge in JUDGES}
     gate = asyncio.Semaphore(IN_FLIGHT)
 
     async def one(row: Mapping[str, Any]) -> ScoredRollout:
-        truth, extra_info = _reference(row)
         async with gate:
+            truth, extra_info = _reference(row)
             return await score_response(
                 str(row["response"]), truth, extra_info, clients["consistency"], clients["grounding"], ask_masked=ask_masked
             )
 
     rollouts = list(await asyncio.gather(*(one(row) for row in rows)))
-    uids = [str(_reference(row)[1].get("uid", number)) for number, row in enumerate(rows)]
+    uids = [str((row.get("extra_info") or row).get("uid", number)) for number, row in enumerate(rows)]
     return ScoredFile(
         rollouts,
         uids,
@@ -95,13 +137,25 @@ async def score_rows(
 
 def write(scored: ScoredFile, path: str | Path) -> None:
     """One JSON object per rollout: uid, all columns, and the sentence verdicts."""
-    with open(path, "w", encoding="utf-8") as file:
+    half = Path(f"{path}.tmp")
+    with half.open("w", encoding="utf-8", errors="backslashreplace") as file:  # a response may hold half a character
         for uid, rollout in zip(scored.uids, scored.rollouts, strict=True):
             sentences = [
                 {"text": one.text, "start": one.start, "end": one.end, "verdict": one.verdict.name, "why": one.why}
                 for one in rollout.sentences
             ]
             file.write(json.dumps({"uid": uid, **suite.columns(rollout), "sentences": sentences}, ensure_ascii=False) + "\n")
+    half.replace(path)
+
+
+def silent(scored: ScoredFile, served: Collection[str]) -> list[str]:
+    """What to say of each of the pool's judges that was asked and gave no verdict at all."""
+    told = []
+    for judge, counts in scored.counts.items():
+        if judge in served and counts.get("asked", 0) and not counts.get("scored", 0):
+            ends = ", ".join(f"{name} {number}" for name, number in sorted(counts.items()) if name in _ENDS)
+            told.append(f"the {judge} judge gave no verdict on any of {counts['asked']} rollouts ({ends})")
+    return told
 
 
 def summary(scored: ScoredFile) -> Table:
@@ -125,5 +179,8 @@ def _reference(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     if row.get("images"):
         extra_info["images"] = row["images"]
     elif row.get("image_png_base64"):
-        extra_info["images"] = [base64.b64decode(row["image_png_base64"])]
-    return truth, extra_info  # type: ignore[return-value]  # Reference.from_row refuses what is no text, and names the row
+        try:
+            extra_info["images"] = [base64.b64decode(row["image_png_base64"], validate=True)]
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"`image_png_base64` is no base64 ({error})") from error
+    return truth, extra_info  # type: ignore[return-value]  # Reference.from_row refuses what is no text

@@ -24,13 +24,15 @@ HELP = """
   stop [name=default] [drain=30]       take nothing new, finish what is queued for at most `drain` seconds, end the pool
   calibrate data=FILE ...              how far verdicts can be trusted; see `calibrate --help`
   score data=FILE [out=FILE] [pool=default] [timeout=SECONDS] [ask_masked=false]
-                                       score rollouts of a JSON Lines or parquet file with a serving pool
+                                       score rollouts of a JSON Lines or parquet file with a serving pool. A row holds
+                                       `response` and `ground_truth`, and where they exist `uid`, `question`, `options`,
+                                       `image_png_base64` or `images`, `scene_json`; or verl's `reward_model` and `extra_info`
 
 options: --address ADDRESS   the Ray cluster (default: RAY_ADDRESS, else the one on this machine)
          --foreground        serve: stay, and stop the pool at the end; --address local then needs no running cluster
          --json              status, stop: machine-readable
 
-exit codes: 0 done, 1 the pool failed, 2 command, settings or cluster are not right
+exit codes: 0 done, 1 the pool failed or gave no verdict, 2 command, settings or cluster are not right
 """
 
 
@@ -191,20 +193,21 @@ def _score(options: argparse.Namespace) -> int:
     if given["ask_masked"] not in ("true", "false"):
         raise ConfigError("ask_masked", repr(given["ask_masked"]), "true or false", "Change ask_masked.")
     rows = scoring.read_rows(given["data"])
+    out = given["out"] or f"{given['data']}.scored.jsonl"
+    scoring.check_writable(out)
     timeout = _seconds("timeout", given["timeout"], 1e-3) if given["timeout"] else None
     pool.connect(options.address)
-    pool.status(given["pool"])  # says so at once when there is none
+    description = pool.status(given["pool"]).description  # says so at once when there is no pool
     began = time.monotonic()
-    try:
-        scored = asyncio.run(scoring.score_rows(rows, given["pool"], timeout, given["ask_masked"] == "true"))
-    except ValueError as error:
-        raise ConfigError("data", str(error), "rows that can be scored", f"Correct {given['data']}.") from error
+    scored = asyncio.run(scoring.score_rows(rows, given["pool"], timeout, given["ask_masked"] == "true"))
     seconds = time.monotonic() - began
-    out = given["out"] or f"{given['data']}.scored.jsonl"
     scoring.write(scored, out)
     console = Console(highlight=False)
     console.print(scoring.summary(scored))
     console.print(f"{len(rows)} rollouts in {seconds:.1f} s; verdicts in {out}", markup=False, soft_wrap=True)
+    problems = scoring.silent(scored, description.replicas if description else ())
+    if problems:
+        raise pool.PoolError("; ".join(problems))
     return 0
 
 
