@@ -52,3 +52,14 @@ def test_the_warm_start() -> None:
     environment = {**os.environ, "VERL_PLATFORM": "cpu"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300, env=environment)
     assert json.loads(done.stdout.splitlines()[-1]) == defaults(WarmStartConfig())
+
+
+def test_the_judges() -> None:
+    from faithful_rl.config import JudgeConfig, JudgesConfig
+    from faithful_rl.judge_pool.settings import JudgeSettings
+    from faithful_rl.judges.calibration.records import DEFAULT_DIRECTORY
+
+    same = shared(JudgeConfig(), JudgeSettings("scene"))
+    assert set(same) == {"backend", "replicas", "timeout_seconds", "num_cpus", "num_gpus", "resources", "options"}
+    assert all(ours == theirs for ours, theirs in same.values())
+    assert JudgesConfig().calibrations == str(DEFAULT_DIRECTORY), "preflight looks where `calibrate` writes"

@@ -5,8 +5,8 @@
                                consistency.KEY=... and grounding.KEY=... for one of them
   pool=NAME                    instead of backend: a pool that is serving
   judges=consistency,grounding which to measure (default: both)
-  out=DIR                      default outputs/judges/calibration: calibration.json, calibration.html, verdicts.jsonl, and
-                               calibrations.json, in which training's preflight looks the judge's version up
+  out=DIR                      default calibrations: calibration.json, calibration.html, verdicts.jsonl, and calibrations.json, in
+                               which training's preflight looks the judge's version up (faithful_rl.judges.calibrations=DIR)
   threshold.consistency=0.95   threshold.semantic_grounding=0.95: of the constraints, in [0, 1]
   concurrency=64               cases asked at a time
   timeout_seconds=60           for one case
@@ -77,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         options = parse(words)
         cases = _chosen(read_cases(options.data), options.limit)
-        options.out.mkdir(parents=True, exist_ok=True)
+        _make_folder(options.out)
         calibration_of("", options.out)  # a damaged file is said before a judge is asked
         found = asyncio.run(run(options, cases))
         place = write(found, options.out)
@@ -220,6 +220,13 @@ def _backends(judges: Sequence[str], settings: Sequence[str], pool: str | None) 
         if not found[judge].get("backend"):
             raise ConfigError("backend", "nothing", "backend=NAME (scene, openai, vllm, ...) or pool=NAME", FIX)
     return found
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("out", f"{folder}, which cannot be made ({error})", "a folder that can be written", "Change out.") from error
 
 
 def _chosen(cases: Sequence[LabelledCase], limit: int | None) -> Sequence[LabelledCase]:

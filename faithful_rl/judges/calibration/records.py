@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # preflight reads records without loading scipy
 
 FILE = "calibrations.json"
 FORMAT_VERSION = 1
-DEFAULT_DIRECTORY = Path("outputs/judges/calibration")
+DEFAULT_DIRECTORY = Path("calibrations")  # as `faithful_rl.judges.calibrations`, where preflight looks; a test compares
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ def uncalibrated_warning(judge: str, version: str, directory: Path | str = DEFAU
         return None
     return (
         f"the {judge} judge was not calibrated under its version {version} (looked in {Path(directory) / FILE}): "
-        f"what its scores mean is not known. Run: python -m faithful_rl.judges calibrate data=shipped out={directory}"
+        f"what its scores mean is not known. Run, with the settings of this judge (or pool=NAME): "
+        f"python -m faithful_rl.judges calibrate data=shipped backend=... out={directory}"
     )
 
 

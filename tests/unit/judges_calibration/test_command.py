@@ -124,6 +124,12 @@ def test_a_judge_without_a_label_is_said(put: object, make_row: object, capsys: 
     assert capsys.readouterr().err == expected
 
 
+def test_results_that_have_no_place_are_said_before_a_judge_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    assert main(["backend=scene", f"out={tmp_path / 'file' / 'out'}"]) == 2
+    assert capsys.readouterr().err.startswith(f"error: out: found {tmp_path / 'file' / 'out'}, which cannot be made (")
+
+
 def test_an_unknown_backend_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["backend=oracle", f"out={tmp_path}"]) == 2
     assert "'oracle'" in capsys.readouterr().err

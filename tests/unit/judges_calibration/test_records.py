@@ -47,7 +47,8 @@ def test_a_record_is_found_under_its_version_only(result: JudgeResult, tmp_path:
     assert uncalibrated_warning("consistency", "v1", tmp_path) is None
     assert uncalibrated_warning("grounding", "v1", tmp_path) == (
         f"the grounding judge was not calibrated under its version v1 (looked in {path}): what its scores mean is not known. "
-        f"Run: python -m faithful_rl.judges calibrate data=shipped out={tmp_path}"
+        "Run, with the settings of this judge (or pool=NAME): "
+        f"python -m faithful_rl.judges calibrate data=shipped backend=... out={tmp_path}"
     )
 
 
