@@ -41,7 +41,11 @@ OmegaConf.register_new_resolver("attention", attention, replace=True)
 OmegaConf.register_new_resolver("packed_sequences", lambda choice: attention(choice) == "flash_attention_2", replace=True)
 
 # Nodes of verl's tree that take any key: they are handed on as keyword arguments.
-OPEN_NODES = ("ray_kwargs.ray_init", "reward.custom_reward_function.reward_kwargs")
+OPEN_NODES = (
+    "ray_kwargs.ray_init",
+    "reward.custom_reward_function.reward_kwargs",
+    "actor_rollout_ref.actor.megatron.override_transformer_config",
+)
 # Mappings of ours whose keys are the user's; Hydra can change what a recipe has there, but adds no typed entry (OmegaConf 2.3).
 OPEN_MAPPINGS = ("+faithful_rl.constraints.", "+faithful_rl.advantage.weights.")
 # Fields of verl's dataclasses that its yaml tree leaves out.

@@ -104,7 +104,12 @@ METRICS: tuple[Metric, ...] = (
     Metric(TRAIN_SENTENCE_COUNT, "sentences", ">= 0", "mean number of non-trivial sentences per trace; shows padding"),
     Metric(TRAIN_BOX_COUNT, "boxes", ">= 0", "mean number of boxes per trace that could be read"),
     Metric(TRAIN_RESPONSE_TOKENS, "tokens", ">= 0", "mean response length"),
-    Metric(TRAIN_COUPLED, "reward", "0 to 1", "mean coupled reward (additive, multiplicative) over the rollouts for which it is known"),
+    Metric(
+        TRAIN_COUPLED,
+        "reward",
+        "0 to sum of weights",
+        "mean coupled reward (additive, multiplicative, summed) of rollouts for which it is known",
+    ),
     Metric(f"{TRAIN_COUPLED}_scored", "share", "0 to 1", "rollouts for which the coupled reward is known; falls when a judge fails"),
     Metric("constraint/<k>/score", "the column's", "the column's", "c_k: masked batch mean of the constraint's column (Eq. 5)"),
     Metric(
@@ -123,7 +128,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("constraint/<k>/infeasible", "flag", "0 or 1", "1: at its maximum and violated for constraint_patience steps in a row"),
     Metric("constraint/<k>/starved", "flag", "0 or 1", "1: no rollout has applied for constraint_patience steps in a row"),
     Metric("advantage/<signal>_abs_mean", "advantage", ">= 0", "mean |A_k| of one signal after group normalisation, before its multiplier"),
-    Metric("advantage/<signal>_weight", "weight", ">= 0", "weight of one signal in this step, where weights are set (gdpo, hras)"),
+    Metric("advantage/<signal>_weight", "weight", ">= 0", "weight of one signal in this step, where weights are set (summed, gdpo, hras)"),
     Metric(ADVANTAGE_TOTAL_STD, "advantage", ">= 0", "standard deviation of the combined advantage before whitening"),
     Metric(GUARD_NONFINITE_SKIPPED, "flag", "0 or 1", "1: the update was skipped because a loss or an advantage was not finite"),
     Metric(

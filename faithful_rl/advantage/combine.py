@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from faithful_rl.advantage.coupled import COUPLED, TERMS, coupled_reward
+from faithful_rl.advantage.coupled import COUPLED, TERMS, Term, coupled_reward
 from faithful_rl.advantage.normalise import Groups, group_normalised, whitened
-from faithful_rl.advantage.settings import TASK, AdvantageSettings
+from faithful_rl.advantage.settings import SUMMED, TASK, AdvantageSettings
 from faithful_rl.constraints.constraint import Constraint
 from faithful_rl.constraints.statistics import BoolArray, ColumnError, FloatArray, SignalColumns, mask_column, signal_columns
 
@@ -68,6 +68,8 @@ def combined_advantage(
 
     - constrained: $A_{\mathrm{task}}$. With no constraint this is GRPO.
     - additive, multiplicative: the group-normalised coupled reward, see `coupled_reward`.
+    - summed: the group-normalised sum $\sum_j w_j R_j$ with constant weights, one reward as plain GRPO would be given it; the signal
+      with the largest spread leads.
     - gdpo: $\sum_j w_j A_j$ with constant weights (GDPO, Liu and others 2026: each reward normalised in its group, then summed, then
       whitened over the batch).
     - hras: $\alpha(t) A_{\mathrm{task}} + \beta(t) A_{\mathrm{consistency}}$ with weights by schedule (CORA).
@@ -116,6 +118,9 @@ def _base(columns: Mapping[str, npt.ArrayLike], settings: AdvantageSettings, ste
     """Name -> (weight, signal) of what stands before the constraints; all signals of one length."""
     if settings.kind in TERMS:
         return {COUPLED: (1.0, coupled_reward(columns, TERMS[settings.kind]))}
+    if settings.kind == SUMMED:
+        terms = [Term(weight, (name,)) for name, schedule in settings.weights.items() if (weight := schedule.at(step)) > 0.0]
+        return {COUPLED: (1.0, coupled_reward(columns, terms))}
     if settings.kind == "constrained":
         return {TASK: (1.0, signal_columns(columns, TASK))}
     found = {name: (schedule.at(step), signal_columns(columns, name)) for name, schedule in settings.weights.items()}

@@ -37,7 +37,7 @@ TERMS = {"additive": ADDITIVE, "multiplicative": MULTIPLICATIVE}
 
 
 def coupled_reward(columns: Mapping[str, npt.ArrayLike], terms: Sequence[Term]) -> SignalColumns:
-    r"""One reward for each of B rollouts, in [0, 1] where its signals are.
+    r"""One reward for each of B rollouts: in [0, sum of the weights] where its signals lie in [0, 1].
 
     $$R = \frac{\sum_j w_j}{\sum_{j \in J} w_j} \sum_{j \in J} w_j \prod_{k \in F_j} R_k$$
 

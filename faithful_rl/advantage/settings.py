@@ -11,8 +11,9 @@ from faithful_rl.constraints.schedule import Schedule
 
 TASK = "task"
 CONSISTENCY = "consistency"
-KINDS = ("constrained", "additive", "multiplicative", "gdpo", "hras")
-WEIGHTED = ("gdpo", "hras")
+KINDS = ("constrained", "additive", "multiplicative", "summed", "gdpo", "hras")
+WEIGHTED = ("summed", "gdpo", "hras")
+SUMMED = "summed"
 WHITENINGS = ("none", "sequence")
 MASKED_ROLLOUTS = ("left_out", "as_zero")
 
@@ -25,8 +26,8 @@ class AdvantageSettings:
         ValueError: a setting out of its range, or two that contradict each other.
     """
 
-    # constrained: the task reward | additive, multiplicative: one coupled reward | gdpo, hras: a weighted sum of signals, each normalised
-    # on its own. Constraints with their multipliers come on top of any of them.
+    # constrained: the task reward | additive, multiplicative: one coupled reward | summed: one reward, a weighted sum of signals | gdpo,
+    # hras: a weighted sum of signals, each normalised on its own. Constraints with their multipliers come on top of any of them.
     kind: str = "constrained"
     std_floor: float = 1e-3  # reward units, >= 0; smallest divisor, so that judge noise is not stretched to unit variance
     epsilon: float = 1e-6  # added to the divisor, >= 0; one of the two must be above 0
@@ -35,7 +36,7 @@ class AdvantageSettings:
     normalise_by_multipliers: bool = False  # divide by 1 + sum of multipliers, so that their size does not change that of the step
     # left_out: a masked rollout has A_k = 0 and no part in its group's statistics; as_zero: it takes part with R_k = 0 (an ablation)
     masked_rollouts: str = "left_out"
-    weights: Mapping[str, Schedule] = field(default_factory=dict)  # gdpo, hras: signal -> weight at each step
+    weights: Mapping[str, Schedule] = field(default_factory=dict)  # summed, gdpo, hras: signal -> weight at each step
 
     def __post_init__(self) -> None:
         for name, value, allowed in (
@@ -57,7 +58,7 @@ class AdvantageSettings:
     def _check_weights(self) -> None:
         if self.kind not in WEIGHTED:
             if self.weights:
-                raise ValueError(f"advantage.weights belong to {' and '.join(WEIGHTED)}, advantage.kind is {self.kind!r}")
+                raise ValueError(f"advantage.weights belong to {', '.join(WEIGHTED)}; advantage.kind is {self.kind!r}")
             return
         if not self.weights:
             raise ValueError(f"advantage.kind is {self.kind!r}: set advantage.weights, a weight for each signal")
@@ -66,8 +67,12 @@ class AdvantageSettings:
         for name, schedule in self.weights.items():
             if schedule.bounds()[0] < 0.0:
                 raise ValueError(f"advantage.weights.{name} falls to {schedule.bounds()[0]:g}, expected at least 0")
-            if self.kind == "gdpo" and schedule.kind != "constant":
-                raise ValueError(f"advantage.weights.{name} is {schedule.kind}, gdpo has constant weights: choose hras for ones that move")
+            if self.kind != "hras" and schedule.kind != "constant":
+                raise ValueError(
+                    f"advantage.weights.{name} is {schedule.kind}, {self.kind} has constant weights: choose hras for ones that move"
+                )
+        if self.kind == SUMMED and not any(schedule.start for schedule in self.weights.values()):
+            raise ValueError("advantage.weights are all 0: a reward that is summed needs one above 0")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> AdvantageSettings:

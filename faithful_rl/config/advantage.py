@@ -9,8 +9,8 @@ from faithful_rl.config.checks import in_range, one_of, require
 from faithful_rl.config.constraints import ConstraintConfig, known_columns
 from faithful_rl.config.schedule import ScheduleConfig, validate_schedule
 
-ADVANTAGE_KINDS = ("constrained", "additive", "multiplicative", "gdpo", "hras")
-WEIGHTED_KINDS = ("gdpo", "hras")
+ADVANTAGE_KINDS = ("constrained", "additive", "multiplicative", "summed", "gdpo", "hras")
+WEIGHTED_KINDS = ("summed", "gdpo", "hras")
 WHITENINGS = ("none", "sequence")
 MASKED_ROLLOUTS = ("left_out", "as_zero")
 # Signals that the base of the advantage already holds: a constraint on one of them would count it twice.
@@ -25,8 +25,8 @@ BASE_SIGNALS: Mapping[str, tuple[str, ...]] = {
 class AdvantageConfig:
     """How per-signal advantages are made and combined (Eq. 6 and its alternatives)."""
 
-    # constrained: task reward (GRPO) plus constraints (FGRPO) | additive, multiplicative: one coupled reward | gdpo: signals normalised
-    # one by one, fixed weights | hras: task and consistency, weights by schedule
+    # constrained: task reward (GRPO) plus constraints (FGRPO) | additive, multiplicative: one coupled reward | summed: one reward, signals
+    # summed with fixed weights | gdpo: signals normalised one by one, fixed weights | hras: task and consistency, weights by schedule
     kind: str = "constrained"
     std_floor: float = 1e-3  # smallest divisor, in reward units, > 0: judge noise is not stretched into advantages
     epsilon: float = 1e-6  # added to the divisor, >= 0
@@ -34,7 +34,7 @@ class AdvantageConfig:
     whitening: str = "sequence"  # sequence: whiten the combined advantage over the batch, one value per rollout | none
     normalise_by_multipliers: bool = False  # divide by 1 + sum of multipliers; only without whitening
     masked_rollouts: str = "left_out"  # left_out of group statistics (advantage 0) | as_zero (counted as reward 0; an ablation)
-    weights: dict[str, ScheduleConfig] = field(default_factory=dict)  # gdpo, hras: signal -> weight, >= 0
+    weights: dict[str, ScheduleConfig] = field(default_factory=dict)  # summed, gdpo, hras: signal -> weight, >= 0
 
 
 def validate_advantage(advantage: AdvantageConfig, constraints: Mapping[str, ConstraintConfig], design: str = "paper") -> None:
@@ -79,10 +79,10 @@ def _validate_weights(advantage: AdvantageConfig, design: str) -> None:
         one_of("advantage.weights", name, tuple(known_columns(design)))
         validate_schedule(f"advantage.weights.{name}", schedule, 0.0)
         require(
-            kind != "gdpo" or schedule.kind == "constant",
+            kind == "hras" or schedule.kind == "constant",
             f"advantage.weights.{name}.kind",
             schedule.kind,
-            "constant, because faithful_rl.advantage.kind is gdpo",
+            f"constant, because faithful_rl.advantage.kind is {kind}",
             "Set faithful_rl.advantage.kind=hras for weights that move.",
         )
     require(

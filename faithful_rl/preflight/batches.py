@@ -86,7 +86,7 @@ def sharers(node: Mapping[str, Any], workers: int, key: str) -> int:
         if workers % together:
             named = " x ".join(f"{name}_parallel_size {size}" for name, size in sizes.items())
             raise ConfigError(f"{key}.megatron", f"{named} = {together}", f"a divisor of {workers} workers", "Change one of them.")
-        return workers // together
+        return workers // int(together)
     for name, own in (
         (f"{key}.ulysses_sequence_parallel_size", node),
         (f"{key}.fsdp_config.ulysses_sequence_parallel_size", node["fsdp_config"]),

@@ -40,6 +40,7 @@ LABELS = {
     "gdpo": "GDPO",
     "hras": "HRAS",
     "cora": "HRAS + CRM",
+    "cora_summed": "GRPO + CRM, summed",
     "fgrpo_consistency": "FGRPO, consistency only",
     "fgrpo_fixed": "FGRPO, fixed multipliers",
     "fgrpo_pid": "FGRPO, PID",

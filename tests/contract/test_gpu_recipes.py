@@ -125,4 +125,7 @@ def test_megatron_is_its_own_tree() -> None:
     _, config = composed("fgrpo_7b_megatron")
     actor = config["actor_rollout_ref"]["actor"]
     assert (actor["strategy"], actor["megatron"]["tensor_model_parallel_size"], actor["megatron"]["param_offload"]) == ("megatron", 4, True)
+    for role in ("actor", "ref"):  # the keys by which Megatron-Bridge's provider of Qwen2.5-VL freezes
+        handed_on = config["actor_rollout_ref"][role]["megatron"]["override_transformer_config"]
+        assert (handed_on["freeze_vision_model"], handed_on["freeze_vision_projection"]) == (True, True)
     assert "fsdp_config" not in actor

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from faithful_rl import compose
 from faithful_rl.compose import RECIPES, compose_recipe, list_recipes
-from faithful_rl.config import ConfigError, from_node
+from faithful_rl.config import DESIGNS, ConfigError, from_node
 
 TINY = ("fgrpo_tiny", "grpo_tiny", "fgrpo_fixed_tiny", "fgrpo_consistency_tiny", "fgrpo_pid_tiny")
 # Rows of the paper's tables and the baselines beside them: they differ in the advantage too.
@@ -30,6 +30,7 @@ USERS = {
     "constraints/pid.yaml": "fgrpo_pid_tiny",
     "advantage/constrained.yaml": "fgrpo_tiny",
     "advantage/dr_grpo.yaml": "dr_grpo_tiny",
+    "advantage/summed.yaml": "cora_summed_tiny",
     **{f"advantage/{kind}.yaml": f"{kind}_tiny" for kind in COMPOSED},
     "dataset/scenes.yaml": "fgrpo_tiny",
     "dataset/rl_49k.yaml": "fgrpo_7b",
@@ -54,6 +55,7 @@ USERS = {
     "recipe/rl_tiny.yaml": "fgrpo_tiny",
     "recipe/rl_7b.yaml": "fgrpo_7b",
     "recipe/designs_tiny.yaml": "design_vanilla_tiny",
+    "recipe/designs_3b.yaml": "design_vanilla_3b",
     "recipe/designs_7b.yaml": "design_vanilla_7b",
     "sft.yaml": "sft_scenes_tiny",
     "sft_hardware/cpu.yaml": "sft_scenes_tiny",
@@ -87,8 +89,28 @@ def test_a_recipe_composes_resolves_and_validates(recipe: str) -> None:
 
 @pytest.mark.parametrize("size", SIZES)
 def test_every_row_of_the_papers_tables_is_a_recipe(size: str) -> None:
-    rows = ("grpo", "additive", "multiplicative", "fgrpo_consistency", "fgrpo_fixed", "fgrpo")
-    assert {f"{row}_{size}" for row in (*rows, *COMPOSED)} <= {info.name for info in list_recipes()}
+    rows = ("grpo", "dr_grpo", "additive", "multiplicative", "fgrpo_consistency", "fgrpo_fixed", "fgrpo", "fgrpo_pid")
+    cora = ("cora", "cora_summed", "hras")  # the whole of it, without HRAS, and without its reward model
+    designs = tuple(f"design_{name}" for name in DESIGNS if name != "paper")
+    assert {f"{row}_{size}" for row in (*rows, *COMPOSED, *cora, *designs)} <= {info.name for info in list_recipes()}
+
+
+@pytest.mark.parametrize("size", ["3b", "7b"])
+def test_designs_take_the_steps_that_their_paper_names(size: str) -> None:
+    composed = whole(f"design_vanilla_{size}")
+    typed = from_node(composed.faithful_rl)
+    steps = typed.data.puzzles.train // composed.data.train_batch_size  # of one epoch
+    assert composed.trainer.total_epochs * steps >= composed.trainer.total_training_steps == 500
+    assert (composed.data.train_batch_size, composed.data.max_prompt_length, composed.data.max_response_length) == (128, 2048, 2048)
+    assert not composed.actor_rollout_ref.actor.use_kl_loss
+    assert typed.data.puzzles.prompt == typed.rewards.design == "vanilla"  # the policy is asked for what it is paid for
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_cora_without_hras_differs_from_cora_in_the_advantage_only(size: str) -> None:
+    ours, base = raw(whole(f"cora_summed_{size}")), raw(whole(f"cora_{size}"))
+    different = {key for key in ours.keys() | base.keys() if ours.get(key) != base.get(key)}
+    assert {key for key in different if not key.startswith("faithful_rl.advantage")} == {"faithful_rl.recipe", "faithful_rl.description"}
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -73,6 +73,24 @@ def test_a_row_without_boxes_is_rewarded_by_the_terms_that_it_has():
     assert coupled_reward(built, MULTIPLICATIVE).values == pytest.approx([1.0, 0.0])
 
 
+def test_a_summed_reward_is_normalised_once():
+    # rewards 1 * 1 + 0.5 * 1 = 1.5, 0.5, 1.0: half a unit from their mean 1, spread 0.5
+    built = columns(3, task=[1.0, 0.0, 1.0], consistency=[1.0, 1.0, 0.0])
+    found = combined_advantage(built, [0] * 3, settings=plain("summed", weights=weights(task=1.0, consistency=0.5)))
+    assert found.coupled.values == pytest.approx([1.5, 0.5, 1.0])
+    assert found.total == pytest.approx([1.0, -1.0, 0.0])
+    gdpo = combined_advantage(built, [0] * 3, settings=plain("gdpo", weights=weights(task=1.0, consistency=0.5)))
+    # one by one: +-1/3 or 2/3 over sqrt(1/3); 1 * (1, -2, 1) + 0.5 * (1, 1, -2), each times 1/3 / sqrt(1/3) = sqrt(1/3)
+    assert gdpo.total == pytest.approx(np.array([1.5, -1.5, 0.0]) * math.sqrt(1 / 3))
+
+
+def test_a_summed_reward_leaves_out_what_was_not_measured_and_what_weighs_nothing():
+    built = columns(3, task=[1.0, 0.0, 1.0], consistency=[1.0, 0.0, None], format=[None] * 3)
+    found = combined_advantage(built, [0] * 3, settings=plain("summed", weights=weights(task=1.0, consistency=1.0, format=0.0)))
+    assert found.coupled.scored.tolist() == [True, True, False]
+    assert found.total == pytest.approx([HALF, -HALF, 0.0])  # 2 and 0, one above and below their mean, spread sqrt(2)
+
+
 def test_coupled_columns_of_other_lengths_are_refused():
     built = {**columns(2), "consistency": np.ones(3), "consistency_scored": np.ones(3), "consistency_reason": np.zeros(3)}
     with pytest.raises(ColumnError, match="consistency"):
@@ -164,10 +182,12 @@ def test_eq_6_is_the_constrained_kind_only():
         ({"whitening": "token"}, "advantage.whitening"),
         ({"normalise_by_multipliers": True}, "no effect under whitening"),
         ({"kind": "gdpo"}, "set advantage.weights"),
-        ({"weights": weights(task=1.0)}, "belong to gdpo and hras"),
+        ({"weights": weights(task=1.0)}, "belong to summed, gdpo, hras"),
         ({"kind": "hras", "weights": weights(task=1.0)}, "weighs task and consistency"),
         ({"kind": "gdpo", "weights": weights(task=Schedule("linear", 0.0, 1.0, steps=2))}, "gdpo has constant weights"),
         ({"kind": "gdpo", "weights": weights(task=-1.0)}, "at least 0"),
+        ({"kind": "summed", "weights": weights(task=Schedule("linear", 0.0, 1.0, steps=2))}, "summed has constant weights"),
+        ({"kind": "summed", "weights": weights(task=0.0)}, "all 0"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(settings, message):
