@@ -1,15 +1,54 @@
-"""The settings file that README shows is one that `serve` takes."""
+"""The files that README shows are such as `serve` and `score` take, and the rollouts to try are judged as their names say."""
 
+import asyncio
 from pathlib import Path
+
+import pytest
 
 from faithful_rl.judge_pool.settings import load
 from faithful_rl.judges.backend import build_backend
+from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.types import Score, SentenceVerdict
 
-EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "judges.yaml"
+EXAMPLES = Path(__file__).parents[2] / "docs" / "examples"
 
 
-def test_the_example_is_valid_in_every_key() -> None:
-    settings = load(EXAMPLE)
-    assert {judge: one.backend for judge, one in settings.judges.items()} == {"consistency": "openai", "grounding": "vllm"}
+@pytest.mark.parametrize(("name", "backends"), [("judges", ("openai", "vllm")), ("judges_scenes", ("scene", "scene"))])
+def test_the_examples_are_valid_in_every_key(name: str, backends: tuple[str, str]) -> None:
+    settings = load(EXAMPLES / f"{name}.yaml")
+    assert {judge: one.backend for judge, one in settings.judges.items()} == dict(zip(("consistency", "grounding"), backends, strict=True))
     for judge in settings.judges:
         build_backend(settings.backend_settings(judge))  # refuses keys that it does not know
+
+
+def test_rollouts_to_try_have_the_verdicts_that_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("ray")
+    from faithful_rl.judge_pool import scoring
+
+    settings = load(EXAMPLES / "judges_scenes.yaml")
+
+    class Client:
+        versions: frozenset[str] = frozenset()
+
+        def __init__(self, name: str, judge: str, *_: object) -> None:
+            backend = build_backend(settings.backend_settings(judge))
+            self._ask = backend.consistency if judge == "consistency" else backend.grounding
+
+        async def ask(self, request: JudgeRequest) -> Score | list[SentenceVerdict]:
+            return await self._ask(request, 1.0)
+
+        def counts(self) -> dict[str, int]:
+            return {}
+
+    monkeypatch.setattr(scoring, "PoolClient", Client)
+    scored = asyncio.run(scoring.score_rows(scoring.read_rows(EXAMPLES / "rollouts.jsonl"), settings.name))
+    found = {
+        uid: tuple(one.scores[signal].value for signal in ("accuracy", "consistency", "semantic_grounding"))
+        for uid, one in zip(scored.uids, scored.rollouts, strict=True)
+    }
+    assert found == {
+        "faithful": (1.0, 1.0, 1.0),
+        "right_for_a_false_reason": (1.0, 1.0, 0.0),
+        "inconsistent": (1.0, 0.0, pytest.approx(2 / 3)),
+        "wrong": (0.0, None, None),  # masked: nobody is asked
+    }
