@@ -41,7 +41,7 @@ class LimitsSettings:
 
 @dataclass(frozen=True)
 class CacheSettings:
-    """Verdicts that are kept; handed to the backends."""
+    """Verdicts that are kept; handed to the backends. A judge's own `cache` overrides the pool's, key by key."""
 
     memory_entries: int = 100_000  # per replica, >= 0
     directory: str | None = None  # shared by replicas and runs; null: memory only
@@ -76,7 +76,8 @@ class PoolSettings:
     def backend_settings(self, judge: str) -> dict[str, Any]:
         """What `faithful_rl.judges.backend.build_backend` gets for one judge."""
         own = self.judges[judge]
-        return {"backend": own.backend, "judge": judge, **own.options, "cache": asdict(self.cache)}
+        cache = {**asdict(self.cache), **_mapping(f"{judge}.cache", own.options.get("cache"))}
+        return {"backend": own.backend, "judge": judge, **own.options, "cache": cache}
 
     def replica_names(self, judge: str) -> list[str]:
         return [replica_name(self.name, judge, index) for index in range(self.judges[judge].replicas)]
@@ -169,6 +170,7 @@ def _judge(judge: str, value: Any, shared_limits: Mapping[str, Any]) -> JudgeSet
     if "options" in node:
         raise ConfigError(f"{judge}.options", "set", "the backend's keys beside the others", f"Move them up into {judge}.")
     limits = {**shared_limits, **_mapping(f"{judge}.limits", node.get("limits"))}
+    _mapping(f"{judge}.cache", node.get("cache"))  # its keys are checked by the backend
     gpus = node.get("num_gpus", 0.0)
     return JudgeSettings(
         backend=backend,

@@ -36,6 +36,17 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
     assert from_mapping(to_mapping(pool)) == pool
 
 
+def test_a_judges_own_cache_overrides_the_pools_key_by_key() -> None:
+    fake = {"backend": "fake", "cache": {"directory": "/verdicts", "memory_entries": 5}}
+    plain = {"consistency": fake, "grounding": {"backend": "fake"}, "cache": {"size_limit_mb": 64}}
+    pool = from_mapping(plain)
+    assert pool.backend_settings("consistency")["cache"] == {"directory": "/verdicts", "memory_entries": 5, "size_limit_mb": 64}
+    assert pool.backend_settings("grounding")["cache"] == {"directory": None, "memory_entries": 100_000, "size_limit_mb": 64}
+    assert from_mapping(to_mapping(pool)).backend_settings("consistency") == pool.backend_settings("consistency")
+    with pytest.raises(ConfigError, match=r"consistency\.cache: found 3, expected a mapping"):
+        from_mapping({"consistency": {"backend": "fake", "cache": 3}})
+
+
 SCENE = {"backend": "scene"}
 MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({}, "settings: found no judge, expected consistency, grounding or both. Add for example consistency: {backend: scene}."),

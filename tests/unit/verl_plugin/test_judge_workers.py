@@ -49,6 +49,13 @@ def test_a_judges_options_reach_its_backend() -> None:
     assert settings.judges["consistency"].backend == "scene"
 
 
+def test_a_run_can_keep_its_verdicts_on_disk_and_limit_its_judges() -> None:
+    options = {"cache": {"directory": "/verdicts"}, "limits": {"concurrency_per_replica": 4}}
+    settings = judge_workers.pool_settings({**JUDGES, "grounding": {**ONE, "backend": "fake", "options": options}}, "run-1")
+    assert settings.backend_settings("grounding")["cache"]["directory"] == "/verdicts"
+    assert settings.judges["grounding"].limits.concurrency_per_replica == 4
+
+
 def test_the_defaults_of_the_configuration_make_a_pool() -> None:
     from dataclasses import asdict
 
