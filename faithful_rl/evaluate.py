@@ -29,7 +29,7 @@ from faithful_rl.config import ConfigError
 from faithful_rl.evaluation import comparison, present, settings
 from faithful_rl.evaluation.generation import GenerationError
 from faithful_rl.evaluation.run import Evaluation
-from faithful_rl.run_directory import write_json
+from faithful_rl.run_directory import EVALUATION, write_json
 
 EXIT_PARTIAL, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
 
@@ -60,9 +60,7 @@ def evaluate(words: Sequence[str]) -> int:
     console = Console(highlight=False)
     summary = asyncio.run(Evaluation(chosen, console).run())
     present.show(summary, console)
-    console.print(
-        f"\nFigures: {Path(chosen.out) / comparison.EVALUATION}; one row per question: {Path(chosen.out) / 'rows'}", soft_wrap=True
-    )
+    console.print(f"\nFigures: {Path(chosen.out) / EVALUATION}; one row per question: {Path(chosen.out) / 'rows'}", soft_wrap=True)
     return EXIT_PARTIAL if present.partial(summary) else 0
 
 

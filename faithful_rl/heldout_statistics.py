@@ -142,7 +142,7 @@ def estimate(values: Array, weights: Array) -> Estimate:
     """Weighted mean of one evaluation with its bootstrap interval.
 
     Where every counted value is 0, or every one is 1, resampling sees no spread; the exact (Clopper-Pearson) interval of a
-    share is given instead of one of width zero.
+    share is given instead of one of width zero. A single value that is no share has no interval (NaN).
     """
     counted = weights > 0
     count = int(counted.sum())
@@ -152,20 +152,25 @@ def estimate(values: Array, weights: Array) -> Estimate:
     if value in (0.0, 1.0) and np.all(values[counted] == value):
         exact = stats.binomtest(round(value * count), count).proportion_ci(CONFIDENCE, method="exact")
         return Estimate(value, float(exact.low), float(exact.high), count)
-    if count == 1 or np.ptp(values[counted]) == 0.0:
+    if count == 1:
+        return Estimate(value, math.nan, math.nan, count)
+    if np.ptp(values[counted]) == 0.0:
         return Estimate(value, value, value, count)
     return Estimate(value, *_bootstrap((values, weights), _weighted_mean), count)
 
 
 def change(before: Mapping[str, Row], after: Mapping[str, Row], quantity: Quantity) -> Estimate:
-    """after - before on the questions that both have, resampled together (paired); NaN where nothing is shared."""
+    """after - before on the questions that both have, resampled together (paired); NaN where nothing is shared, an interval of NaN for
+    a single question."""
     shared = sorted(before.keys() & after.keys())
     old, old_weights = quantity.arrays([before[uid] for uid in shared])
     new, new_weights = quantity.arrays([after[uid] for uid in shared])
     if not old_weights.any() or not new_weights.any():
         return NOTHING
     value = float(_difference(new, new_weights, old, old_weights))
-    if len(shared) == 1 or (np.ptp(old) == np.ptp(new) == np.ptp(old_weights) == np.ptp(new_weights) == 0.0):
+    if len(shared) == 1:
+        return Estimate(value, math.nan, math.nan, 1)
+    if np.ptp(old) == np.ptp(new) == np.ptp(old_weights) == np.ptp(new_weights) == 0.0:
         return Estimate(value, value, value, len(shared))
     return Estimate(value, *_bootstrap((new, new_weights, old, old_weights), _difference), len(shared))
 

@@ -96,7 +96,7 @@ def _cell(found: Estimate, quantity: Quantity, signed: bool) -> str:
     if math.isnan(found.value):
         return ""
     value, low, high = (_number(number, quantity, signed) for number in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]"
+    return value if math.isnan(found.low) else f"{value} [{low}, {high}]"
 
 
 def _number(value: float, quantity: Quantity, signed: bool = False) -> str:

@@ -16,6 +16,7 @@ from typing import Any
 
 CONFIG = "config.yaml"
 RUN = "run.json"
+EVALUATION = "evaluation.json"  # of `python -m faithful_rl.evaluate`
 STATUS = "status.json"
 METRICS = "metrics.jsonl"
 JUDGES = "judges.json"

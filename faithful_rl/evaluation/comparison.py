@@ -18,9 +18,8 @@ from faithful_rl.evaluation.figures import BY_NAME, METRICS, groups_right, plain
 from faithful_rl.evaluation.rows import FORMAT, Row, read_rows
 from faithful_rl.heldout_statistics import Array, Estimate, Quantity, Seeds, change, difference_over_seeds, over_seeds, seed_t_interval
 from faithful_rl.judges.options import require
-from faithful_rl.run_directory import read_json
+from faithful_rl.run_directory import EVALUATION, read_json
 
-EVALUATION = "evaluation.json"
 POWER = 0.8
 ALPHA = 0.05
 BINARY = ("accuracy", "inconsistency_rate")  # McNemar's test is for these

@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation import benchmarks, comparison, figures, servers
+from faithful_rl.evaluation import benchmarks, comparison, figures, servers, viewing
 from faithful_rl.evaluation.append_log import AppendLog
 from faithful_rl.evaluation.benchmarks import Inspected
 from faithful_rl.evaluation.generation import generate, probe
@@ -27,7 +27,7 @@ from faithful_rl.evaluation.reading import AnswerReader, agreement
 from faithful_rl.evaluation.rows import FORMAT, write_rows
 from faithful_rl.evaluation.scoring import Scorer, failed
 from faithful_rl.evaluation.settings import EvaluationSettings
-from faithful_rl.run_directory import read_json, write_json
+from faithful_rl.run_directory import EVALUATION, read_json, write_json
 from faithful_rl.run_record import code_version, versions
 
 SETTINGS, STATE, LOGS, LOCK = "settings.json", "state", "logs", "evaluation.lock"
@@ -66,9 +66,9 @@ class Evaluation:
         name = servers.model_name(settings)
         self._inspected = [benchmarks.inspect(word, settings) for word in settings.benchmarks]
         with self._held():
+            self._read_predictions()  # before anything of an earlier evaluation is touched
             self._keep_settings(name)
-            (self._out / comparison.EVALUATION).unlink(missing_ok=True)
-            self._read_predictions()
+            (self._out / EVALUATION).unlink(missing_ok=True)
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(self._judging.close)
                 if self._reader is not None:
@@ -105,7 +105,8 @@ class Evaluation:
             kept = read_json(path)
         except ValueError as error:
             raise ConfigError("out", str(error), "an absent or empty directory, or one of these settings", "Choose another out.") from error
-        if kept and kept.get("decided") != json.loads(json.dumps(decided)):
+        begun = any((self._out / STATE).glob("*.jsonl"))  # nothing is lost where an earlier start was refused before its first response
+        if kept and begun and kept.get("decided") != json.loads(json.dumps(decided)):
             old = kept.get("decided", {})
             differ = [key for key in decided if json.loads(json.dumps(decided[key])) != old.get(key)]
             found = f"{self._out}, an evaluation with another {', '.join(differ)}"
@@ -185,6 +186,10 @@ class Evaluation:
                         group.create_task(work())
         ordered = [rows[uid] for uid in one.uids]
         await asyncio.to_thread(write_rows, self._out, one.name, ordered)
+        if self._settings.rollouts:
+            path, asked = viewing.rollouts_file(self._out, one.name), benchmarks.questions(one, self._settings)
+            with self._console.status(f"{one.name}: keeping responses and images for the viewer"):
+                await asyncio.to_thread(viewing.write, path, asked, rows, scorer.limits)
         remarks = [*one.remarks, *(self._predicted[one.name].remarks if one.name in self._predicted else ()), *self._judge_remarks(ordered)]
         entry = await asyncio.to_thread(figures.benchmark_summary, ordered, one.total, one.conventions, remarks)
         if self._reader is not None:
@@ -236,7 +241,7 @@ class Evaluation:
         cvbench = figures.combined_mean(entries, [part for part, _ in CVBENCH], [kind for _, kind in CVBENCH])
         if cvbench is not None:
             summary["combined"]["cvbench"] = {"accuracy": cvbench, "convention": "mean of 2D's mean of strata and 3D's accuracy"}
-        path = self._out / comparison.EVALUATION
+        path = self._out / EVALUATION
         write_json(path, summary)
         if against is not None:
             summary["paired"] = comparison.compare([against], [comparison.read_evaluation(self._out)])

@@ -66,6 +66,7 @@ class EvaluationSettings:
     columns: dict[str, str] = field(default_factory=dict)  # of those files: uid, response, answer, truncated, response_tokens
     untagged: str = "none"  # reasoning of a response without <think>: none, as in training | text: all before its answer
     against: str | None = None  # directory of another evaluation: paired comparison with it
+    rollouts: bool = True  # keep each response with its shrunk images for the viewer, about 30 KB a question
     progress: bool = True
 
 

@@ -2,7 +2,7 @@
 
   python -m faithful_rl.report run=[NAME=]DIR [run=...] [evaluation=[NAME=]DIR ...] out=report.html
                                [baseline=NAME] [markdown=table.md] [figure=front.png] [figures=DIR] [rollouts=10000]
-  python -m faithful_rl.report view run=DIR [run=DIR ...] [port=8123 | out=viewer.html]
+  python -m faithful_rl.report view run=DIR [run=DIR ...] [evaluation=[NAME=]DIR ...] [port=8123 | out=viewer.html]
 
 NAME= before a directory says which method it is of; directories of one name are seeds of one method. `view` serves a page to this
 machine only until Ctrl-C, or writes it to a file.
@@ -23,7 +23,7 @@ from faithful_rl.report.styles import PAPER_STYLE
 USAGE = (__doc__ or "").split("\n\n", 1)[-1]
 SEVERAL = ("run", "evaluation")  # keys that may be given more than once
 REPORT_KEYS = (*SEVERAL, "out", "baseline", "markdown", "figure", "figures", "rollouts")
-VIEW_KEYS = ("run", "port", "out")
+VIEW_KEYS = ("run", "evaluation", "port", "out")
 Given = Mapping[str, Sequence[str]]
 
 
@@ -125,12 +125,13 @@ def number(key: str, values: Sequence[str], default: int) -> int:
 
 
 def view(given: Given) -> int:
-    """`python -m faithful_rl.report view run=...`."""
-    run_dirs = [named(value)[0] for value in given["run"]]
+    """`python -m faithful_rl.report view run=... evaluation=...`."""
+    pairs = [named(value) for value in (*given["run"], *given["evaluation"])]
+    directories, names = [directory for directory, _ in pairs], {directory: name for directory, name in pairs if name}
     if given["out"]:
-        sys.stdout.write(f"Viewer: {viewer.write(run_dirs, Path(given['out'][0]))}\n")
+        sys.stdout.write(f"Viewer: {viewer.write(directories, Path(given['out'][0]), names=names)}\n")
         return 0
-    with ViewerServer(run_dirs, number("port", given["port"], 0)) as server:
+    with ViewerServer(directories, number("port", given["port"], 0), names) as server:
         sys.stdout.write(f"Viewer: {server.url}  (Ctrl-C ends it; a reload reads new rollouts)\n")
         sys.stdout.flush()
         try:

@@ -83,11 +83,12 @@ def build(
     if not run_dirs and evaluations is None:
         raise ValueError("a report needs at least one run directory or evaluation")
     runs = viewer.viewed(run_dirs)
+    named = _evaluation_directories(evaluations)
     rows = [read_metrics(run.path / METRICS) for run in runs]
     views = [_view(run.path, run.label, one, alone=len(runs) == 1) for run, one in zip(runs, rows, strict=True)]
     groups = method_groups(run_dirs, names)
     methods = _methods(run_dirs, baseline, names) if len(run_dirs) > 1 else Methods()
-    bundle = viewer_data.collect(runs, rollout_limit)
+    bundle = viewer_data.collect([*runs, *viewer.viewed(list(named), named)], rollout_limit)
     shown = viewer.part(bundle) if bundle.kept else None
     page = (
         viewer.environment()
@@ -102,6 +103,7 @@ def build(
             title=_title(views, groups, evaluations),
             benchmarks=_benchmarks(evaluations),
             viewer=shown,
+            view_words=" ".join([*(["run=DIR"] if runs else []), *(["evaluation=DIR"] if named else [])]),
             payload=shown.payload if shown else "",
             script=shown.script if shown else "",
             costs=[costs.costs(run.path, run.label, one) for run, one in zip(runs, rows, strict=True)],
@@ -141,18 +143,29 @@ def _benchmarks(found: Evaluations | None) -> dict[str, Any] | None:
     """What the page shows of evaluations; None without any."""
     if found is None:
         return None
-    from faithful_rl.report import evaluations
+    from faithful_rl.report import breakdowns, evaluations
 
     drawn = evaluations.bars(found)
     return {
+        "facts": breakdowns.facts(found),
+        "breakdowns": breakdowns.breakdowns(found),
         "headline": evaluations.headline(found),
         "tables": evaluations.tables(found),
         "figure": drawn,
         "baseline": found.baseline if len(found.methods) > 1 else "",
         "untested": found.untested,
-        "origins": [(method, run.summary) for method, runs in found.methods.items() for run in runs],
+        "origins": [
+            (method, run.summary, breakdowns.decoding_of(run.summary), "; ".join(breakdowns.judges_of(run.summary)))
+            for method, runs in found.methods.items()
+            for run in runs
+        ],
         "notes": [f"{name}: {text}" for name, text in _notes(found)],
     }
+
+
+def _evaluation_directories(found: Evaluations | None) -> dict[Path, str]:
+    """Directory -> method of every evaluation, in the order of the tables."""
+    return {} if found is None else {run.directory: method for method, runs in found.methods.items() for run in runs}
 
 
 def _notes(found: Evaluations) -> list[tuple[str, str]]:

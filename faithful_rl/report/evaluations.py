@@ -22,6 +22,8 @@ from faithful_rl.evaluation.figures import BY_NAME
 from faithful_rl.heldout_statistics import NOTHING, Estimate, Seeds, over_seeds
 from faithful_rl.report.plots import Plot
 from faithful_rl.report.styles import PAGE_STYLE, method_styles, page_colour
+from faithful_rl.report.viewer import evaluation_name
+from faithful_rl.run_directory import EVALUATION, read_json
 
 # Metric of an evaluation -> heading of its table.
 TABLES = {
@@ -108,10 +110,7 @@ def read(named: Sequence[Named], baseline: str | None = None) -> Evaluations:
 
 def method_name(directory: Path) -> str:
     """What an evaluation is called when nobody names it: its model's last path part, and its mode where that is not `reasoning`."""
-    summary = read_evaluation(directory).summary
-    model = str(summary.get("model") or directory.name).rstrip("/").rsplit("/", 1)[-1]
-    mode = str(summary.get("mode") or "reasoning")
-    return model if mode == "reasoning" else f"{model}, {mode.replace('_', ' ')}"
+    return evaluation_name(read_json(directory / EVALUATION), directory)
 
 
 def _estimates(runs: Sequence[Evaluated], benchmark: str) -> dict[str, Estimate]:
@@ -136,8 +135,17 @@ def _estimate(found: Mapping[str, Any]) -> Estimate:
 
 
 def tables(found: Evaluations) -> tuple[Table, ...]:
-    """One table per metric that was measured anywhere: methods down, benchmarks across, and their plain mean last."""
+    """One table per metric that was measured anywhere: methods down, benchmarks across, and their plain mean last; of a single
+    benchmark one table in all, metrics across."""
     styles = method_styles(found.methods)
+    if len(found.benchmarks) == 1:
+        (name,) = found.benchmarks
+        metrics = [metric for metric in TABLES if any(_measured(found, method, name, metric) for method in found.methods)]
+        only = tuple(
+            (method, page_colour(styles[method][0]), tuple(_cell(found, method, name, metric) for metric in metrics))
+            for method in found.methods
+        )
+        return (Table(name, tuple(TABLES[metric] for metric in metrics), only),)
     made = []
     for metric, title in TABLES.items():
         known = [name for name in found.benchmarks if any(_measured(found, method, name, metric) for method in found.methods)]
@@ -208,10 +216,12 @@ def bars(found: Evaluations, style: Mapping[Any, Any] = PAGE_STYLE) -> Plot | No
     if not metrics:
         return None
     styles, places = method_styles(found.methods), np.arange(len(found.benchmarks))
-    width, ink = 0.8 / len(found.methods), style.get("text.color", "#333333")
+    width, ink, alone = 0.8 / len(found.methods), style.get("text.color", "#333333"), len(places) == 1
+    shape = (1, len(metrics)) if alone else (len(metrics), 1)
+    size = (2.5 * len(metrics) + 0.8, 2.9) if alone else (max(7.0, 1.5 * len(places) + 2), 2.0 * len(metrics) + 0.8)
     with rc_context({**style, "font.size": 10}):
-        figure = Figure(figsize=(max(7.0, 1.5 * len(places) + 2), 2.0 * len(metrics) + 0.8), layout="constrained")
-        for axis, metric in zip(np.atleast_1d(figure.subplots(len(metrics), 1, sharex=True)), metrics, strict=True):
+        figure = Figure(figsize=size, layout="constrained")
+        for axis, metric in zip(np.atleast_1d(figure.subplots(*shape, sharex=not alone)), metrics, strict=True):
             for index, method in enumerate(found.methods):
                 known = [found.estimates[method][name].get(metric, NOTHING) for name in found.benchmarks]
                 values = np.array([100 * one.value for one in known])
@@ -222,13 +232,13 @@ def bars(found: Evaluations, style: Mapping[Any, Any] = PAGE_STYLE) -> Plot | No
             axis.grid(axis="y", linewidth=0.8)
             axis.set_axisbelow(True)
             axis.tick_params(length=0)
-        axis.set_xticks(places, [name.replace("_", " ") for name in found.benchmarks])
+            axis.set_xticks([] if alone else places, [] if alone else [name.replace("_", " ") for name in found.benchmarks])
         handles, labels = axis.get_legend_handles_labels()
         if len(labels) > 1:
             figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
     return Plot(
         "Benchmarks",
-        "Bars with 95% intervals; an arrow in a panel's table below says where a test finds a difference.",
+        f"{f'{found.benchmarks[0]}: ' if alone else ''}Bars with 95% intervals; arrows in the tables say where a test finds a difference.",
         figure,
         "benchmarks",
     )

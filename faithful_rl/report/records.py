@@ -14,8 +14,8 @@ Record = Mapping[str, Any]
 
 
 def rollout_files(run_dir: Path) -> list[Path]:
-    """The rollout files of a run in the order of its steps, training and held-out ones."""
-    return sorted((run_dir / ROLLOUTS).glob("step_*.jsonl"))
+    """The rollout files of a run in the order of its steps, training and held-out ones; those of an evaluation by benchmark."""
+    return [file for pattern in ("step_*.jsonl", "benchmark_*.jsonl") for file in sorted((run_dir / ROLLOUTS).glob(pattern))]
 
 
 def is_heldout(file: Path) -> bool:
@@ -61,7 +61,9 @@ def count_lines(path: Path) -> int:
 
 
 def where(record: Record) -> str:
-    """`training`, or `held-out, T=1` and `held-out, greedy`."""
+    """`training`, `held-out, T=1` and `held-out, greedy`, or the name of a benchmark."""
+    if record.get("benchmark"):
+        return str(record["benchmark"]).replace("_", " ")
     decoding = decoding_key(record.get("decoding"))
     return f"held-out, {DECODING_LABELS.get(decoding or '', decoding)}" if record.get("split") == "heldout" else "training"
 
@@ -71,6 +73,11 @@ def truth(record: Record) -> str:
     letter, options = str(record.get("ground_truth") or ""), record.get("options") or ()
     place = ord(letter) - ord("A") if len(letter) == 1 else -1
     return f"{letter} ({options[place]})" if 0 <= place < len(options) else letter
+
+
+def image_of(record: Record) -> str:
+    """Base64 of the image that was kept, "" without one. Runs keep it as PNG, evaluations as it is smallest."""
+    return str(record.get("image_base64") or record.get("image_png_base64") or "")
 
 
 def image_size(record: Record) -> tuple[float, float]:

@@ -139,7 +139,7 @@ def view(record: Mapping[str, Any]) -> View:
     width, height = records.image_size(record)
     columns = record.get("columns") or {}
     judged = columns.get("consistency_scored", 0) > 0
-    encoded = str(record.get("image_png_base64") or "")
+    encoded = records.image_of(record)
     return View(
         uid=str(record["uid"]),
         step=int(record["step"]),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,9 +21,10 @@ REQUEST_SECONDS = 30.0  # after which a silent connection is closed
 
 @dataclass
 class Source:
-    """The runs' rollouts, read again when their files have changed, so that a reload follows a run that trains."""
+    """The rollouts of runs and evaluations, read again when their files have changed, so that a reload follows a run that trains."""
 
     run_dirs: Sequence[Path]
+    names: Mapping[Path, str] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _seen: tuple[Any, ...] = ()
     _page: bytes = b""
@@ -34,7 +35,7 @@ class Source:
             files = [file for run_dir in self.run_dirs for file in records.rollout_files(run_dir)]
             seen = tuple((file, status.st_mtime_ns, status.st_size) for file in files if (status := file.stat()))
             if seen != self._seen or not self._page:
-                runs = viewer.viewed(self.run_dirs)
+                runs = viewer.viewed(self.run_dirs, self.names)
                 bundle: Bundle = viewer_data.collect(runs, embed_images=False)
                 self._page = viewer.page(runs, bundle, images="'self'").encode()
                 self._places, self._seen = bundle.places, seen
@@ -47,7 +48,7 @@ class Source:
         if place is None:
             return None
         try:
-            return base64.b64decode(records.read_line(place.file, place.offset).get("image_png_base64") or "", validate=True) or None
+            return base64.b64decode(records.image_of(records.read_line(place.file, place.offset)), validate=True) or None
         except (OSError, ValueError, binascii.Error):
             return None
 
@@ -67,8 +68,10 @@ class _Handler(BaseHTTPRequestHandler):
             self._page()
         elif self.path.startswith("/image/") and self.path[7:].isdecimal():
             content = self.server.source.image(int(self.path[7:]))
-            found = content is not None
-            self._send(HTTPStatus.OK if found else HTTPStatus.NOT_FOUND, "image/png" if found else "text/plain", content or b"no image\n")
+            if content is None:
+                self._send(HTTPStatus.NOT_FOUND, "text/plain", b"no image\n")
+            else:
+                self._send(HTTPStatus.OK, "image/jpeg" if content.startswith(b"\xff\xd8") else "image/png", content)
         else:
             self._send(HTTPStatus.NOT_FOUND, "text/plain; charset=utf-8", b"not found\n")
 
@@ -96,17 +99,19 @@ class ViewerServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, run_dirs: Sequence[Path], port: int = 0) -> None:
+    def __init__(self, run_dirs: Sequence[Path], port: int = 0, names: Mapping[Path, str] | None = None) -> None:
         """
         Args:
+            run_dirs: directories of runs and evaluations.
             port: 0 takes a free one.
+            names: of evaluations that should not go by their model.
 
         Raises:
-            FileNotFoundError: a directory holds no run.
+            FileNotFoundError: a directory holds neither.
             OSError: the port is taken.
         """
-        viewer.viewed(run_dirs)  # a directory without a run is told before anything is served
-        self.source = Source(run_dirs)
+        viewer.viewed(run_dirs, names)  # a directory that holds nothing is told before anything is served
+        self.source = Source(run_dirs, names or {})
         super().__init__((ADDRESS, port), _Handler)
 
     @property

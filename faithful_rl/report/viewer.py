@@ -11,17 +11,18 @@ import gzip
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from faithful_rl.report.viewer_data import Bundle, ViewedRun, collect
-from faithful_rl.run_directory import RUN, read_json
+from faithful_rl.run_directory import EVALUATION, RUN, read_json
 
 REPORT_LIMIT = 10_000  # rollouts inside a report; `python -m faithful_rl.report view` shows all of them
 
@@ -74,7 +75,8 @@ def part(bundle: Bundle) -> Part:
 def page(runs: Sequence[ViewedRun], bundle: Bundle, images: str = "data:") -> str:
     """The viewer as a page of its own. `images` is the policy's source list for images."""
     shown = part(bundle)
-    title = runs[0].label if len(runs) == 1 else f"{len(runs)} runs"
+    several = "models" if all(run.evaluation for run in runs) else "runs"
+    title = runs[0].label if len(runs) == 1 else f"{len(runs)} {several}"
     return (
         environment()
         .get_template("viewer.html.j2")
@@ -88,30 +90,46 @@ def page(runs: Sequence[ViewedRun], bundle: Bundle, images: str = "data:") -> st
     )
 
 
-def viewed(run_dirs: Sequence[Path]) -> list[ViewedRun]:
-    """Runs with the names that readers see, each another one.
+def viewed(directories: Sequence[Path], names: Mapping[Path, str] | None = None) -> list[ViewedRun]:
+    """Runs and evaluations with the names that readers see, each another one.
+
+    Args:
+        names: of evaluations that should not go by their model.
 
     Raises:
-        FileNotFoundError: a directory holds no run.
+        FileNotFoundError: a directory holds neither a run nor an evaluation.
+        ValueError: its record is no JSON.
     """
     found: list[ViewedRun] = []
-    for run_dir in run_dirs:
-        if not (run_dir / RUN).exists():
-            raise FileNotFoundError(f"{run_dir} holds no run ({RUN} is missing); give the directory that a training command printed")
-        record = read_json(run_dir / RUN)
-        label = f"{record.get('recipe', run_dir.name)}, seed {record.get('seed', '?')}"
-        found.append(ViewedRun(label if label not in {run.label for run in found} else f"{label} ({run_dir.name})", run_dir))
+    for directory in directories:
+        record, summary = read_json(directory / RUN), read_json(directory / EVALUATION)
+        if record:
+            label = f"{record.get('recipe', directory.name)}, seed {record.get('seed', '?')}"
+        elif summary:
+            label = (names or {}).get(directory) or evaluation_name(summary, directory)
+        else:
+            expected = "the directory that a training or evaluation command printed"
+            raise FileNotFoundError(f"{directory} holds no run ({RUN} is missing) and no evaluation ({EVALUATION}); give {expected}")
+        taken = {run.label for run in found}
+        found.append(ViewedRun(label if label not in taken else f"{label} ({directory.name})", directory, not record))
     return found
 
 
-def write(run_dirs: Sequence[Path], out: Path, limit: int | None = None) -> Path:
-    """Write the viewer of these runs to one file with everything in it; returns `out`.
+def evaluation_name(summary: Mapping[str, Any], directory: Path) -> str:
+    """What an evaluation is called when nobody names it: its model's last path part, and its mode where that is not `reasoning`."""
+    model = str(summary.get("model") or directory.name).rstrip("/").rsplit("/", 1)[-1]
+    mode = str(summary.get("mode") or "reasoning")
+    return model if mode == "reasoning" else f"{model}, {mode.replace('_', ' ')}"
+
+
+def write(directories: Sequence[Path], out: Path, limit: int | None = None, names: Mapping[Path, str] | None = None) -> Path:
+    """Write the viewer of these runs and evaluations to one file with everything in it; returns `out`.
 
     Raises:
-        FileNotFoundError: a directory holds no run.
+        FileNotFoundError: a directory holds neither.
         ValueError: a rollout file is damaged.
     """
-    runs = viewed(run_dirs)
+    runs = viewed(directories, names)
     write_page(out, page(runs, collect(runs, limit)))
     return out
 

@@ -24,16 +24,17 @@ FORMAT = 1
 IMAGE_SIDE = 512  # pixels; larger images are shrunk before they are put into a page
 IMAGE_BYTES = 64 * 1024  # an image file up to this size is kept as it is when its sides are small enough
 IMAGE_BUDGET = 64 * 2**20  # bytes of base64 in one page; later images are left out, and the page says so
-ROLLOUT_COLUMNS = ("run", "step", "where", "group", "question", "response", "sentences", "boxes", "advantage", "why")
+ROLLOUT_COLUMNS = ("run", "step", "where", "group", "question", "response", "sentences", "boxes", "advantage", "why", "answer")
 REASONS = tuple("" if reason is Reason.SCORED else reason.name.lower().replace("_", " ") for reason in sorted(Reason))
 
 
 @dataclass(frozen=True)
 class ViewedRun:
-    """A run as the viewer calls it."""
+    """A run, or an evaluation on benchmarks, as the viewer calls it."""
 
     label: str
     path: Path
+    evaluation: bool = False
 
 
 @dataclass(frozen=True)
@@ -104,6 +105,7 @@ class _Columns:
             "boxes": [[short(value) for value in box] for box in records.predicted_boxes(record)],
             "advantage": short(record.get("advantage")),
             "why": self.texts.text(str(record.get("consistency_why") or "")),
+            "answer": self.texts.text(str(record.get("answer") or "")),
         }
         for name, value in row.items():
             self.rollouts[name].append(value)
@@ -119,7 +121,7 @@ class _Columns:
             own.append(short(by_signal.get(name)))
 
     def _question(self, record: Record, place: Place) -> int:
-        encoded = str(record.get("image_png_base64") or "")
+        encoded = records.image_of(record)
         image = self._image(encoded, place) if encoded else -1
         key = (record.get("uid"), record.get("question"), record.get("ground_truth"), image)
         return self.questions.number(
@@ -183,6 +185,7 @@ def collect(runs: Sequence[ViewedRun], limit: int | None = None, embed_images: b
         "kept": kept,
         "found": found,
         "runs": [run.label for run in runs],
+        "evaluations": [run.evaluation for run in runs],
         "signals": list(SIGNALS),
         "constraints": list(constraints),
         "reasons": list(REASONS),
@@ -250,8 +253,8 @@ def data_uri(encoded: str) -> str:
     try:
         content = base64.b64decode(encoded, validate=True)
         with Image.open(io.BytesIO(content)) as image:
-            if max(image.size) <= IMAGE_SIDE and len(content) <= IMAGE_BYTES and image.format == "PNG":
-                return f"data:image/png;base64,{encoded}"
+            if max(image.size) <= IMAGE_SIDE and len(content) <= IMAGE_BYTES and image.format in ("PNG", "JPEG"):
+                return f"data:image/{image.format.lower()};base64,{encoded}"
             shrunk = image.convert("RGB")
     except (OSError, ValueError, binascii.Error, Image.DecompressionBombError):
         return ""

@@ -30,6 +30,10 @@
     return node;
   }
   const signed = (value) => (value === null ? "–" : Math.abs(value) < 0.005 ? "0.00" : `${value < 0 ? "−" : "+"}${Math.abs(value).toFixed(2)}`);
+  /** `step 3 · training`, or the benchmark of an evaluation, which has no steps. */
+  const origin = (i) => `${data.evaluations[rollouts.run[i]] ? "" : `step ${rollouts.step[i]} · `}${data.wheres[rollouts.where[i]]}`;
+  /** Why there is no value; a judge that was not asked masks nothing. */
+  const missing = (i, signal) => { const reason = data.reasons[data.why_unscored[signal][i]]; return reason === "masked" && data.evaluations[rollouts.run[i]] ? "not asked" : reason; };
   const plain = (value) => (value === null ? "–" : value.toFixed(2));
 
   // ---- data ----
@@ -149,7 +153,7 @@
     const i = shown[place];
     const node = el("div", i === selected ? "row on" : "row", marks(i),
       el("span", "what", el("span", "text", data.questions[rollouts.question[i]].text || "(no question)"),
-        el("span", "soft", bar(i), `step ${rollouts.step[i]} · ${data.wheres[rollouts.where[i]]}`, data.runs.length > 1 ? ` · ${data.runs[rollouts.run[i]]}` : "")),
+        el("span", "soft", bar(i), origin(i), data.runs.length > 1 ? ` · ${data.runs[rollouts.run[i]]}` : "")),
       el("span", "advantage", rollouts.advantage[i] === null ? "" : signed(rollouts.advantage[i])));
     node.id = `rollout-${i}`;
     node.setAttribute("role", "option");
@@ -276,11 +280,11 @@
   }
   function verdictLine(i) {
     const consistency = data.values.consistency[i], question = data.questions[rollouts.question[i]], said = data.texts[rollouts.why[i]];
-    const answer = between("<answer>", "</answer>", rollouts.response[i]) || "none";
+    const answer = data.texts[rollouts.answer[i]] || between("<answer>", "</answer>", rollouts.response[i]) || "none";
     const place = answer.length === 1 ? answer.toUpperCase().charCodeAt(0) - 65 : -1;
     const written = question.options[place] === undefined ? answer : `${answer} (${question.options[place]})`;
     const sign = consistency === null ? "·" : consistency > 0 ? "=" : "≠";
-    const told = consistency === null ? `not judged: ${data.reasons[data.why_unscored.consistency[i]] || "no verdict"}` : consistency > 0 ? "the reasoning leads to this answer" : "the reasoning leads elsewhere";
+    const told = consistency === null ? (missing(i, "consistency") === "not asked" ? "no judge was asked" : `not judged: ${missing(i, "consistency") || "no verdict"}`) : consistency > 0 ? "the reasoning leads to this answer" : "the reasoning leads elsewhere";
     const sense = el("b", `sign mark ${consistency === null ? "skip" : consistency > 0 ? "true" : "false"}`, sign);
     sense.title = said || told;
     return el("div", "against",
@@ -297,12 +301,13 @@
     const multipliers = data.multipliers[rollouts.run[i]][String(rollouts.step[i])];
     let sum = 0, known = false;
     for (const signal of new Set([...data.signals, ...Object.keys(data.advantages)])) {
+      if (signal === "task" && data.evaluations[rollouts.run[i]]) continue; // a reward of training
       const value = data.values[signal]?.[i] ?? null, advantage = data.advantages[signal]?.[i] ?? null;
       const place = data.constraints.indexOf(signal);
       const weight = signal === "task" ? 1 : place >= 0 && multipliers ? multipliers[place] : null;
       const product = advantage === null || weight === null ? null : weight * advantage;
       if (product !== null) { sum += product; known = true; }
-      const reward = value === null ? el("td", "missing", data.values[signal] ? data.reasons[data.why_unscored[signal][i]] || "not scored" : "") : el("td", value < 0.5 ? "low" : "", plain(value));
+      const reward = value === null ? el("td", "missing", data.values[signal] ? missing(i, signal) || "not scored" : "") : el("td", value < 0.5 ? "low" : "", plain(value));
       const line = el("tr", place >= 0 || signal === "task" ? "" : "part", el("th", "", title(signal)), reward);
       if (weighed) line.append(el("td", "", advantage === null ? "" : signed(advantage)), el("td", "", weight === null || advantage === null ? "" : plain(weight)), el("td", "", product === null ? "" : signed(product)));
       body.append(line);
@@ -321,7 +326,7 @@
     const i = selected, question = data.questions[rollouts.question[i]];
     const options = question.options.map((option, number) => el("span", "option", el("b", "", String.fromCharCode(65 + number)), ` ${option}`));
     pane.replaceChildren(
-      el("header", "", el("p", "soft", `${data.runs[rollouts.run[i]]} · step ${rollouts.step[i]} · ${data.wheres[rollouts.where[i]]}${question.type ? ` · ${title(question.type)}` : ""} · ${question.uid}`),
+      el("header", "", el("p", "soft", `${data.runs[rollouts.run[i]]} · ${origin(i)}${question.type ? ` · ${title(question.type)}` : ""} · ${question.uid}`),
         el("h3", "", question.text || "(no question)"), el("p", "options", ...options)),
       el("div", "split", el("div", "left", picture(i), el("p", "boxkey soft", el("i", "dashed"), "policy", el("i", "solid"), "reference")), trace(i, false)),
       verdictLine(i), rewards(i));
@@ -359,11 +364,11 @@
     const members = groups.get(rollouts.group[selected]), inGroup = new Set(members);
     const elsewhere = sameQuestion.get(rollouts.question[selected]).filter((i) => !inGroup.has(i));
     const parts = [];
-    if (members.length > 1) parts.push(el("h4", "", `This group: ${members.length} rollouts of one prompt`), ...members.slice(0, SIBLINGS_SHOWN).map(card));
+    if (members.length > 1) parts.push(el("h4", "", data.evaluations[rollouts.run[selected]] ? `${members.length} trials that belong together` : `This group: ${members.length} rollouts of one prompt`), ...members.slice(0, SIBLINGS_SHOWN).map(card));
     if (members.length > SIBLINGS_SHOWN) parts.push(el("p", "soft", `and ${members.length - SIBLINGS_SHOWN} more`));
     if (elsewhere.length) {
       parts.push(el("h4", "", "The same question elsewhere"));
-      for (const i of elsewhere.slice(0, SIBLINGS_SHOWN)) parts.push(el("p", "from soft", `${data.runs.length > 1 ? `${data.runs[rollouts.run[i]]} · ` : ""}step ${rollouts.step[i]} · ${data.wheres[rollouts.where[i]]}`), card(i));
+      for (const i of elsewhere.slice(0, SIBLINGS_SHOWN)) parts.push(el("p", "from soft", `${data.runs.length > 1 ? `${data.runs[rollouts.run[i]]} · ` : ""}${origin(i)}`), card(i));
     }
     if (!parts.length) parts.push(el("p", "soft", "No other rollout of this question was kept."));
     pane.replaceChildren(...parts);
@@ -379,8 +384,8 @@
     select.closest("label").hidden = options.length <= 2;
   }
   function controls() {
-    fill("run", ["all runs", ...data.runs], (value) => { chosen.run = value; });
-    fill("where", ["training and held-out", ...data.wheres], (value) => { chosen.where = value; });
+    fill("run", [data.evaluations.every(Boolean) ? "all models" : "all runs", ...data.runs], (value) => { chosen.run = value; });
+    fill("where", [data.evaluations.some(Boolean) ? "everything" : "training and held-out", ...data.wheres], (value) => { chosen.where = value; });
     SORTS.forEach((sort, number) => { const node = el("option", "", sort.name); node.value = String(number); at("sort").append(node); });
     at("sort").addEventListener("change", () => { chosen.sort = Number(at("sort").value); apply(); });
     PRESETS.forEach((preset, number) => {

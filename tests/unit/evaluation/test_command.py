@@ -64,6 +64,22 @@ def test_every_benchmark_goes_through_on_its_real_layout(data: Path, tmp_path: P
     assert len(chat.asked) == 29
 
 
+def test_a_mistake_before_the_first_response_costs_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Other settings are refused where they would mix with responses, not where an earlier start was refused itself."""
+    questions, wrong = crafted.write_questions(tmp_path / "crafted.parquet"), tmp_path / "wrong.jsonl"
+    wrong.write_text('{"id": "unknown", "output": "A"}\n')
+    good = crafted.write_predictions(tmp_path / "good.jsonl")
+    words = [f"benchmarks=[{questions}]", f"out={tmp_path / 'out'}", "progress=false", "columns.uid=id", "columns.response=output"]
+    assert evaluate.main(["model=m", f"predictions={wrong}", *words]) == 2
+    assert evaluate.main(["model=other", f"predictions={good}", *words]) == 1  # two questions without a prediction
+    kept = (tmp_path / "out" / "evaluation.json").read_bytes()
+    capsys.readouterr()
+    assert evaluate.main(["model=third", f"predictions={good}", *words]) == 2
+    assert "an evaluation with another model" in capsys.readouterr().err
+    assert evaluate.main(["model=other", f"predictions={wrong}", *words]) == 2
+    assert (tmp_path / "out" / "evaluation.json").read_bytes() == kept  # a refused start touches nothing
+
+
 def test_a_stopped_evaluation_goes_on_and_asks_only_what_is_missing(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     down = ModelDouble(
         lambda messages, tokens: refused() if "tusks" in text_of(messages) else Completion("<answer>A</answer>", 1, 2, "stop")

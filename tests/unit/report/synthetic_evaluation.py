@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from synthetic_run import picture, put_lines
 
 from faithful_rl.run_directory import write_json
 
@@ -31,6 +32,21 @@ def put_evaluation(
         }  # fmt: skip
     write_json(path / "evaluation.json", {"format": 1, "model": f"models/{model}", "mode": "reasoning", "decoding": {}, "versions": {}, "benchmarks": entries, "paired": []})  # fmt: skip
     return path
+
+
+def put_responses(path: Path, benchmark: str, response: str, question: str) -> None:
+    """Write the viewer's lines of one benchmark: every question with the same words and one image."""
+    viewing = pytest.importorskip("faithful_rl.evaluation.viewing")
+    columns = {f"{name}_scored": 1.0 for name in ("accuracy", "format", "consistency", "semantic_grounding")}
+    columns |= {"accuracy": 1.0, "format": 1.0, "consistency": 0.0, "semantic_grounding": 0.5}
+    image, boxes, _ = picture(0)
+    lines = [
+        {"uid": f"{benchmark}-{number}", "group": f"{benchmark}-{number // 2}", "step": 0, "split": "benchmark", "benchmark": benchmark, "question": question,
+         "options": ["a", "b"], "ground_truth": "A", "response": response, "answer": "A", "image_base64": image, "image_wh": [112, 112],
+         "image_resized_wh": [112, 112], "boxes_predicted": boxes, "boxes_reference": boxes, "sentences": [], "columns": columns, "advantage": None}
+        for number in range(QUESTIONS)
+    ]  # fmt: skip
+    put_lines(viewing.rollouts_file(path, benchmark), lines)
 
 
 def row(benchmark: str, number: int, right: float, contradicting: float, answered: bool) -> dict[str, Any]:

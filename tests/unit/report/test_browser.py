@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from browser import BROWSER, Browser
+from synthetic_evaluation import put_evaluation, put_responses
 from synthetic_run import put_lines, put_run
 
 from faithful_rl.report import build, viewer
@@ -69,6 +70,27 @@ def test_the_report(tmp_path: Path, dark: bool) -> None:
     # the curves are drawn in the page's colours: accuracy's blue and the inconsistency rate's vermilion
     for colour in ((74, 168, 232), (240, 132, 58)) if dark else ((0, 114, 178), (213, 94, 0)):
         assert (np.abs(picture.astype(int) - colour).max(axis=2) <= 3).sum() > 200
+
+
+def test_the_report_of_an_evaluation(tmp_path: Path) -> None:
+    evaluations = pytest.importorskip("faithful_rl.report.evaluations")
+    directories = [put_evaluation(tmp_path / name, name, rate, 0.1) for name, rate in (("grpo", 0.6), ("fgrpo", 0.9))]
+    for directory in directories:
+        put_responses(directory, "mmvp", f"<think>{ATTACK}</think><answer>A</answer>", ATTACK)
+    found = evaluations.read([evaluations.Named(directory.name, directory) for directory in directories])
+    page = build([], tmp_path / "report.html", found)
+    with Browser(tmp_path, 1200, 2400) as browser:
+        browser.open(page.as_uri())
+        browser.wait(READY)
+        assert (browser.console, browser.requests) == ([], [])
+        assert browser.run("document.title") == "2 models on benchmarks · faithful_rl"
+        assert text_of(browser, "count") == "160 of 160 rollouts"
+        assert ATTACK in text_of(browser, "detail")
+        assert "step" not in browser.run("document.querySelector('.row').textContent")
+        assert "2 trials that belong together" in text_of(browser, "siblings")
+        assert browser.run("document.querySelector('.scene image').getBBox().width") == 112
+        assert browser.run("document.querySelectorAll('details').length") == 3  # two benchmarks and the remarks
+        assert browser.run("document.documentElement.scrollWidth") == 1200  # nothing sticks out
 
 
 def test_injected_markup_could_not_run_either(tmp_path: Path) -> None:

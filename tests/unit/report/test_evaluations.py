@@ -47,7 +47,14 @@ def test_one_name_twice_is_two_seeds(tmp_path: Path) -> None:
     seeds = [put_evaluation(tmp_path / f"s{seed}", "m", rate, 0.1, ("scenes",)) for seed, rate in enumerate((0.5, 0.75))]
     found = read([Named("m", seed) for seed in seeds])
     assert found.estimates["m"]["scenes"]["accuracy"].value == pytest.approx(0.625)
-    assert tables(found)[0].columns == ("scenes",)
+    # a single benchmark is one table, metrics across
+    (table,) = tables(found)
+    assert (table.title, table.columns) == (
+        "scenes",
+        ("Accuracy %", "Inconsistency rate (IR) %", "Semantic grounding (R_S) %", "Right for a false reason %", "Well-formed %"),
+    )
+    # questions 0, 13, 26, 39, 52, 65, 78 and 11 contradict themselves: 5 of the first 40 (12.5%) and 6 of the first 60 (10%) are right
+    assert [cell.value for cell in table.rows[0][2]] == ["62.5", "10.0", "90.0", "11.2", "100.0"]
     assert found.baseline == "m"
 
 

@@ -73,6 +73,10 @@ def test_no_spread_gives_the_exact_interval_and_not_a_point() -> None:
 
 def test_nothing_measured_is_nan() -> None:
     assert math.isnan(estimate(np.zeros(3), np.zeros(3)).value)
+    # one value of a mean says nothing about the next, so it has no interval and is no difference
+    assert math.isnan(estimate(np.array([0.4]), np.ones(1)).low)
+    lone = change({"q": ROWS[0]}, {"q": ROWS[0]}, BY_NAME["accuracy"])
+    assert (lone.count, math.isnan(lone.low), lone.excludes_zero) == (1, True, False)
 
 
 def test_a_change_is_paired_by_question() -> None:
