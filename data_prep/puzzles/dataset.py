@@ -27,7 +27,7 @@ OPTIONS = 4
 DATASET = "puzzles"
 FORMAT_VERSION = 1
 _TEST_PERCENT, _VAL_PERCENT = 10, 10
-_TRIES = 200  # draws in a row that give nothing new before the content counts as exhausted
+_TRIES = 20_000  # draws in a row that give nothing new before the content counts as exhausted; one in ten falls into a held-out split
 MIN_SIDE = 112
 
 

@@ -14,12 +14,14 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
-from data_prep.puzzles import maze, move_box, n_queens
+from data_prep.puzzles import dataset, maze, move_box, n_queens
 from data_prep.puzzles.clock import written
 from data_prep.puzzles.dataset import KINDS, PuzzleDataSettings, puzzle_records, split_of, write_puzzles
 from data_prep.puzzles.drawing import BLUE, GREEN, ORANGE, RED
 from data_prep.puzzles.puzzle import Puzzle
 from data_prep.writers import read_rl
+from faithful_rl.compose import compose_recipe
+from faithful_rl.config import from_node
 from faithful_rl.rewards.suite import Reference
 
 SQUARE = re.compile(r"\((\d+),(\d+)\)")
@@ -248,3 +250,14 @@ def test_an_exhausted_kind_is_said_and_leaves_nothing_behind(tmp_path: Path, cap
     assert main(["puzzles", f"out={tmp_path / 'p'}", "kinds=clock", "levels=1", "train=100", "side=112"]) == 2
     assert "clock at levels [1] has no more new questions for train" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("recipe", ["puzzles_tiny", "design_vanilla_3b", "design_vanilla_7b"])
+def test_the_scarcest_kind_is_enough_for_the_rows_of_a_recipe(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawn without pictures. Boards of queens are few, and one in ten of them belongs to a held-out split."""
+    asked = from_node(compose_recipe([f"recipe={recipe}"]).faithful_rl).data.puzzles
+    monkeypatch.setattr(dataset, "record_of", lambda puzzle, *others: puzzle)
+    for split in dataset.SPLITS:
+        rows = -(-getattr(asked, split) // len(asked.kinds))
+        settings = dataset.PuzzleDataSettings(**{**dict.fromkeys(dataset.SPLITS, 0), split: rows}, seed=asked.seed, kinds=("n_queens",))
+        assert len({puzzle.uid for puzzle in dataset.puzzle_records(settings, split)}) == rows  # type: ignore[attr-defined]
