@@ -14,11 +14,12 @@ from data_prep.mcts.chains import clipped
 from data_prep.mcts.step import Step, last_box
 from data_prep.mcts.teacher import Reply, TeacherFailure
 from data_prep.mcts.views import View, whole, zoomed
-from data_prep.prompts import user_text
-from data_prep.record import Record, Unusable
+from data_prep.prompts import letter, user_text
+from data_prep.record import MEDIA_TAG, Record, Unusable
 from data_prep.sampling import Sampler, image_part, text_part
 from faithful_rl.config import ConfigError
 from faithful_rl.judges.backend import JudgeFailure
+from faithful_rl.rewards.accuracy import normalise, read_options
 
 COORDINATES = ("pixels", "thousandths")
 MAX_TEXT = 600  # characters of one step
@@ -200,10 +201,13 @@ def _usable(answer: Any) -> bool:
 
 
 def _step(fields: dict[str, Any], record: Record, view: View, coordinates: str, answer: Any) -> Step | None:
-    """Text without tags, the box in original pixels. None where the text is empty or too long, or the box or answer is no such thing."""
+    """Text without tags, the box in original pixels. None where the text is empty, too long or nothing that a file or a tokenizer may
+    hold, or the box or answer is no such thing."""
     thought, raw = fields.get("thought"), fields.get("box")
     words = " ".join(_TAGS.sub(" ", thought).split()) if isinstance(thought, str) else ""
     if not words or len(words) > MAX_TEXT or not (answer is None or _usable(answer)):
+        return None
+    if not all(_holdable(text) for text in (words, answer or "")):
         return None
     box = None
     if raw is not None:
@@ -212,7 +216,21 @@ def _step(fields: dict[str, Any], record: Record, view: View, coordinates: str, 
         box = clipped([value * scale[axis % 2] for axis, value in enumerate(raw)], record.images[0].wh) if numbers else None
         if box is None:
             return None
-    return Step(words, box, None if answer is None else _TAGS.sub("", answer).strip() or None)
+    return Step(words, box, None if answer is None else one_spelling(_TAGS.sub("", answer).strip(), record) or None)
+
+
+def _holdable(text: str) -> bool:
+    """Whether these are whole characters (no file holds half of one) without a special token, which a tokenizer reads out of text."""
+    return not MEDIA_TAG.search(text) and not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def one_spelling(answer: str, record: Record) -> str:
+    """An answer as the prompt asks for it, so that `B`, `(B)` and `B. left` are one step and the model learns one form: the letter of the
+    option that it names, the gold text where it equals that but for case and punctuation, else as it is."""
+    if record.options:
+        named = read_options(answer, record.options)
+        return letter(min(named)) if len(named) == 1 else answer
+    return record.gold_text if normalise(answer) and normalise(answer) == normalise(record.gold_text) else answer
 
 
 def _scale(record: Record, view: View, coordinates: str) -> tuple[float, float]:

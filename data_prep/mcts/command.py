@@ -40,7 +40,8 @@ EXIT_FINISHED, EXIT_UNFINISHED, EXIT_USAGE, EXIT_BUDGET, EXIT_STOPPED = 0, 1, 2,
 
 
 def main(arguments: list[str]) -> int:
-    """Exit code: 0 finished, 1 too many trees unfinished, 2 usage, 3 the budget is spent, 130 stopped by Ctrl-C."""
+    """Exit code: 0 finished, 1 too many trees unfinished or the system refuses (disk, rights), 2 usage, 3 the budget is spent, 130 stopped
+    by Ctrl-C."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(USAGE)
         return EXIT_FINISHED if arguments else EXIT_USAGE
@@ -50,6 +51,9 @@ def main(arguments: list[str]) -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE
+    except OSError as error:
+        print(f"error: {error}. What is done is kept: the same command continues.", file=sys.stderr)
+        return EXIT_UNFINISHED
     except KeyboardInterrupt:
         print("Stopped. The same command continues.", file=sys.stderr)
         return EXIT_STOPPED

@@ -14,7 +14,7 @@ from pathlib import Path
 from data_prep.manifest import write_text
 from data_prep.mcts.search import SearchSettings, grow_tree
 from data_prep.mcts.teacher import BudgetSpent, Teacher, TeacherFailure
-from data_prep.mcts.tree import Tree, TreeError
+from data_prep.mcts.tree import Tree
 from data_prep.record import Record
 from faithful_rl.config import ConfigError
 
@@ -57,7 +57,7 @@ class Forest:
         write_text(self.path(tree.uid), json.dumps(tree.as_dict(), ensure_ascii=False))
 
     def spent(self, uids: Iterable[str] | None = None) -> int:
-        """Tokens of the saved trees of these questions, of all for None. Raises TreeError for a damaged file."""
+        """Tokens of the saved trees of these questions, of all for None. Raises ConfigError for a damaged file."""
         total = 0
         for path in sorted(self.directory.glob("*.json")) if uids is None else [self.path(uid) for uid in uids]:
             if not path.is_file():
@@ -65,7 +65,8 @@ class Forest:
             try:
                 total += int(json.loads(path.read_text(encoding="utf-8"))["tokens"])
             except (ValueError, KeyError, TypeError) as error:
-                raise TreeError(f"{path} is no tree ({error}): remove it") from error
+                fix = "Remove the file; its tree is grown anew."
+                raise ConfigError(str(path), f"no tree ({error})", "a tree that this command wrote", fix) from error
         return total
 
 

@@ -10,7 +10,7 @@ import pytest
 from mcts_scripted import png, record
 from PIL import Image as Pillow
 
-from data_prep.mcts.chat_teacher import MAX_TEXT, ChatTeacher, TeacherSettings, read_next, read_rest
+from data_prep.mcts.chat_teacher import MAX_TEXT, ChatTeacher, TeacherSettings, one_spelling, read_next, read_rest
 from data_prep.mcts.step import Step
 from data_prep.mcts.teacher import TeacherFailure
 from data_prep.mcts.views import View, region
@@ -55,6 +55,27 @@ def test_a_step_is_read_into_original_pixels() -> None:
     text = json.dumps({"thought": "x", "box": [0, 0, 500, 500], "answer": " B "})
     assert read_next(text, QUESTION, VIEW, "thousandths") == (Step("x", (0.0, 0.0, 100.0, 50.0), "B"),)
     assert read_next('```json\n{"thought": "x", "box": null, "answer": null}\n```', QUESTION, VIEW, "pixels") == (Step("x"),)
+
+
+@pytest.mark.parametrize("thought", ["a <|im_end|> turn", "a <|vision_start|> view", "half \ud800"])
+def test_what_no_file_or_tokenizer_may_hold_is_no_step(thought: str) -> None:
+    good = {"thought": "x", "box": None, "answer": "A"}
+    assert read_next(json.dumps({**good, "thought": thought}), QUESTION, VIEW, "pixels") == ()
+    assert read_next(json.dumps({**good, "answer": thought}), QUESTION, VIEW, "pixels") == ()
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"), [("B", "B"), ("(b)", "B"), ("two", "B"), ("B. two", "B"), ("neither", "neither"), ("A or B", "A or B")]
+)
+def test_an_answer_has_one_spelling(said: str, kept: str) -> None:
+    assert one_spelling(said, QUESTION) == kept
+    (step,) = read_next(json.dumps({"thought": "x", "box": None, "answer": said}), QUESTION, VIEW, "pixels")
+    assert step.answer == kept
+
+
+def test_an_open_answer_is_spelled_as_the_gold_one() -> None:
+    open_one = record(options=(), gold_index=-1, gold_text="dark red")
+    assert [one_spelling(said, open_one) for said in ("Dark red.", "blue", "...")] == ["dark red", "blue", "..."]
 
 
 @pytest.mark.parametrize(

@@ -198,6 +198,8 @@ def test_a_damaged_tree_file_is_named(tmp_path: Path) -> None:
     forest.path("q").write_text("{")
     with pytest.raises(ConfigError, match="no tree"):
         forest.tree("q")
+    with pytest.raises(ConfigError, match=r"no tree .*Remove the file"):
+        forest.spent()
     forest.path("q").write_text(json.dumps(Tree("other").as_dict()))
     with pytest.raises(ConfigError, match="the tree of other"):
         forest.tree("q")
