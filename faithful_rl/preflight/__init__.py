@@ -63,6 +63,7 @@ def check_static(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     batches.check(config, typed)
     judges.check(typed)
     if not machine.joins_cluster():
+        judges.check_pool(config, typed)
         machine.check_ports(config)
         machine.check_shared_memory(config, typed)
         machine.check_slots(config, typed)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping
+from typing import Any
+
 from faithful_rl.config import ConfigError, FaithfulRLConfig, JudgeConfig
 from faithful_rl.judges.backend import build_backend
 from faithful_rl.judges.calibration import uncalibrated_warning
@@ -18,16 +22,31 @@ def check(typed: FaithfulRLConfig) -> None:
         _version(judge, own)
 
 
+def check_pool(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """For a run that joins no cluster by RAY_ADDRESS: a Ray of its own holds no pool.
+
+    Raises:
+        ConfigError: a pool is named, and nothing says in which cluster.
+    """
+    if typed.judges.pool and (config["ray_kwargs"]["ray_init"].get("address") or "local") == "local":
+        found = f"{typed.judges.pool!r}, while this run starts a Ray of its own, which holds no pool"
+        fix = "Set RAY_ADDRESS (auto: the cluster of this machine), or leave judges=pool out."
+        raise ConfigError("faithful_rl.judges.pool", found, "a pool of a running cluster", fix)
+
+
 def warnings(typed: FaithfulRLConfig) -> list[str]:
-    """One line for each judge that was not calibrated under its present version; the exact judge of scenes is the truth itself.
+    """One line for each judge that was not calibrated under its present version (the exact judge of scenes is the truth itself), and for
+    each key that this environment lacks.
 
     What a pool's judges are worth is looked up when the run has found the pool, and said in its log.
     """
-    found = [
-        uncalibrated_warning(judge, _version(judge, own), typed.judges.calibrations)
-        for judge, own in _own(typed).items()
-        if own.backend != "scene"
-    ]
+    found = []
+    for judge, own in _own(typed).items():
+        if own.backend != "scene":
+            found.append(uncalibrated_warning(judge, _version(judge, own), typed.judges.calibrations))
+        key = own.options.get("api_key_env")
+        if own.backend == "openai" and key and not os.environ.get(str(key)):
+            found.append(f"{key}, the {judge} judge's key, is not set here: it must be in the environment of the Ray cluster")
     return [warning for warning in found if warning]
 
 
