@@ -92,11 +92,7 @@ def inspect(path: Path, *, rows: int = 12, out: Path | None = None, seed: int | 
 
 def _drawn(path: Path, rows: int, seed: int | None) -> Iterator[tuple[int, Mapping[str, Any]]]:
     if path.is_dir():
-        found = sorted([*path.glob("*.parquet"), *path.glob("*.json")])
-        found = [file for file in found if file.name not in (manifest.MANIFEST, "dataset_info.json")]
-        if not found:
-            raise ConfigError("inspect", f"{path} without a data file", "a parquet or JSON file", "Name the file.")
-        path = found[0]
+        path = _data_file(path)
     if not path.is_file():
         raise ConfigError("inspect", f"{path}, which does not exist", "a data file", "Correct the path.")
     try:
@@ -104,6 +100,8 @@ def _drawn(path: Path, rows: int, seed: int | None) -> Iterator[tuple[int, Mappi
             total, stream = pq.ParquetFile(path).metadata.num_rows, read_rows(path)
         else:
             listed = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
+                raise ConfigError("inspect", f"{path}, which is no list of rows", "a parquet file or a JSON list", "Inspect another file.")
             total, stream = len(listed), iter(listed)
         wanted = set(range(min(rows, total)) if seed is None else Random(seed).sample(range(total), min(rows, total)))
         for number, row in enumerate(stream):
@@ -113,6 +111,18 @@ def _drawn(path: Path, rows: int, seed: int | None) -> Iterator[tuple[int, Mappi
                 return
     except (pa.ArrowInvalid, OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ConfigError("inspect", f"{path}, which is not readable ({error})", "a parquet or JSON file", "Make it again.") from error
+
+
+def _data_file(directory: Path) -> Path:
+    """The file of a data set's directory: train.parquet where it is, else the first parquet file, else the one that dataset_info.json
+    describes."""
+    found = sorted(directory.glob("*.parquet"), key=lambda file: (file.name != "train.parquet", file.name))
+    info = directory / "dataset_info.json"
+    if not found and info.is_file():
+        found = [directory / f"{name}.json" for name in json.loads(info.read_text(encoding="utf-8"))]
+    if not found:
+        raise ConfigError("inspect", f"{directory} without a data file", "a parquet or JSON file", "Name the file.")
+    return found[0]
 
 
 def _sheet(number: int, row: Mapping[str, Any], path: Path) -> Sheet:
@@ -200,7 +210,7 @@ def _print(shown: list[Sheet], path: Path, console: Console) -> None:
             str(sheet.number),
             f"{sheet.uid}\n{sheet.task_type}",
             question,
-            _short(sheet.gold or sheet.response, 200),
+            "\n".join(filter(None, (sheet.gold, _short(sheet.response, 400)))),
             sizes,
             str(boxes),
         )
@@ -257,7 +267,13 @@ def _tile(sheet: Sheet, width: int) -> Pillow.Image:
     pictures = [_painted(picture, boxes, width) for picture, boxes in zip(sheet.pictures, sheet.boxes, strict=True)]
     options = [f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i]}) {text}" for i, text in enumerate(sheet.options)]
     lines = [f"{sheet.number}  {sheet.uid}  {sheet.task_type}"]
-    for text in (_short(sheet.question, 400), *options, f"answer: {_short(sheet.gold or sheet.response, 300)}", sheet.problem):
+    for text in (
+        _short(sheet.question, 400),
+        *options,
+        f"answer: {sheet.gold}" if sheet.gold else "",
+        _short(sheet.response, 600),
+        sheet.problem,
+    ):
         lines += _wrapped(text, font, width - 16)
     height = sum(picture.height + 8 for picture in pictures) + 19 * len(lines) + 16
     tile = Pillow.new("RGB", (width, height), "white")

@@ -132,3 +132,17 @@ def test_damaged_files_are_told(tmp_path: Path) -> None:
     for name in ("a.parquet", "b.json"):
         with pytest.raises(ConfigError, match="not readable"):
             inspect(tmp_path / name, console=Console(file=io.StringIO()))
+    (tmp_path / "c.json").write_text('{"rows": []}')
+    with pytest.raises(ConfigError, match="no list of rows"):
+        inspect(tmp_path / "c.json", console=Console(file=io.StringIO()))
+
+
+def test_a_folder_shows_its_data_and_not_its_settings(tmp_path: Path) -> None:
+    """A directory of chains holds settings.json too, and a data set perhaps val.parquet before train.parquet."""
+    location, options = sets.build("vgr", tmp_path / "in")
+    prepare(Job("vgr", str(location), tmp_path / "out", format="sft", options=options))
+    (tmp_path / "out" / "settings.json").write_text('{"search": {}}')
+    (tmp_path / "out" / "a.parquet").write_bytes((tmp_path / "out" / "train.parquet").read_bytes()[:10])
+    shown = io.StringIO()
+    inspect(tmp_path / "out", rows=2, console=Console(file=shown, width=200))
+    assert "<think>" in shown.getvalue()  # the chain, not only the answer
