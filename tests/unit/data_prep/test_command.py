@@ -11,6 +11,7 @@ from rich.console import Console
 
 from data_prep.__main__ import main
 from data_prep.inspection import inspect
+from data_prep.prepare import Job, prepare
 from faithful_rl.config import ConfigError
 
 
