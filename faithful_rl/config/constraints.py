@@ -16,7 +16,8 @@ MULTIPLIER_KINDS = ("dual_ascent", "fixed", "pi", "pid", "schedule")
 DIRECTIONS = ("at_least", "at_most")
 THRESHOLD_KINDS = ("constant", "linear", "relative")
 NO_MASK = "none"
-JUDGED = ("consistency", "semantic_grounding", "correct_sentence_count", "judged_sentence_count")  # known where a judge was asked
+GROUNDED = ("semantic_grounding", "correct_sentence_count", "judged_sentence_count")  # known where the grounding judge was asked
+JUDGED = ("consistency", *GROUNDED)
 RIGHT_ONLY = ("accuracy", *JUDGED)  # masks that let no rollout in whose answer is wrong, where judges are not asked about those
 # Settings that only some kinds of multiplier have, with the value that leaves them out.
 _OWN_SETTINGS: dict[str, tuple[Any, tuple[str, ...]]] = {

@@ -11,7 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from faithful_rl.config.advantage import AdvantageConfig, validate_advantage
 from faithful_rl.config.checks import in_range, one_of, require
-from faithful_rl.config.constraints import ConstraintConfig, known_columns, validate_asked, validate_constraint
+from faithful_rl.config.constraints import GROUNDED, ConstraintConfig, known_columns, validate_asked, validate_constraint
 from faithful_rl.config.crm import CrmConfig, validate_crm
 from faithful_rl.config.data import DataConfig, EvaluationConfig, validate_data, validate_evaluation
 from faithful_rl.config.errors import ConfigError
@@ -71,6 +71,14 @@ def validate(config: FaithfulRLConfig) -> FaithfulRLConfig:
         validate_constraint(name, constraint, columns)
         validate_asked(name, constraint, config.judges.ask_masked)
     validate_judges(config.judges)
+    needed = {*config.advantage.weights, *(used for name, one in config.constraints.items() for used in (one.column or name, one.mask))}
+    require(
+        config.judges.grounding_in_training or not needed & set(GROUNDED),
+        "judges.grounding_in_training",
+        False,
+        "true, because constraints or weights need the grounding judge's verdicts: " + ", ".join(sorted(needed & set(GROUNDED))),
+        "Leave it out, or train without them.",
+    )
     require(
         config.method != "fgrpo" or bool(config.constraints),
         "constraints",

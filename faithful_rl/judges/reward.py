@@ -103,15 +103,20 @@ async def score_parsed(
     *,
     ask_masked: bool,
     design: designs.Design | None = None,
+    ask_grounding: bool = True,
 ) -> ScoredRollout:
-    """Rules first; both judges at the same time where their verdicts can count, or always with `ask_masked`."""
+    """Rules first; both judges at the same time where their verdicts can count, or always with `ask_masked`. Without `ask_grounding` the
+    consistency judge alone, and R_S is masked."""
     scores = suite.rule_scores(parsed, reference, design)
     if not suite.needs_judge(scores, ask_masked):
         return suite.assemble(parsed, reference, scores)
     request = request_from(parsed, extra_info)
     # Consistency is judged from the text alone; what its judge cannot see need not travel to it.
     unseen = replace(request, images=(), frames=())
-    verdict, sentences = await asyncio.gather(consistency.ask(unseen), grounding.ask(request))
+    if ask_grounding:
+        verdict, sentences = await asyncio.gather(consistency.ask(unseen), grounding.ask(request))
+    else:
+        verdict, sentences = await consistency.ask(unseen), suite.MASKED
     if not isinstance(verdict, Score):
         raise TypeError(f"the consistency judge's verdict must be a Score, got {type(verdict).__name__}")
     return suite.assemble(parsed, reference, scores, verdict, sentences)

@@ -8,7 +8,7 @@ from typing import Any
 
 from faithful_rl.config import ConstraintConfig, FaithfulRLConfig
 from faithful_rl.preflight import constraints as constraint_checks
-from faithful_rl.preflight import judges, machine, memory
+from faithful_rl.preflight import judges, machine, memory, steps
 from faithful_rl.run_record import RunDirectory
 
 
@@ -29,7 +29,7 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory, 
         f"model      {config['actor_rollout_ref']['model']['path']}",
         f"data       {config['data']['train_files']}",
         *(notes or ()),
-        f"steps      {config['trainer']['total_training_steps'] or 'by epochs: ' + str(config['trainer']['total_epochs'])}",
+        f"steps      {steps.planned(config)}{'' if config['trainer']['total_training_steps'] else _epochs(config)}",
         f"one step   {prompts} prompts x {group} rollouts = {prompts * group} rollouts, at most {prompts * group * tokens:,} tokens, "
         f"at most {_judge_calls(typed, prompts * group):,} judge requests",
         f"reference  {typed.reference_policy.placement}",
@@ -47,11 +47,15 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory, 
     return "\n".join(lines)
 
 
+def _epochs(config: Mapping[str, Any]) -> str:
+    return f" (trainer.total_epochs: {config['trainer']['total_epochs']})"
+
+
 def _demand(name: str, constraint: ConstraintConfig) -> str:
     sign = ">=" if constraint.direction == "at_least" else "<="
     return f"{name} {sign} {constraint.threshold:g} ({constraint.multiplier.kind})"
 
 
 def _judge_calls(typed: FaithfulRLConfig, rollouts: int) -> int:
-    counts = typed.constraints or typed.advantage.kind != "constrained" or typed.judges.ask_masked
-    return 2 * rollouts if counts else 0
+    """Both judges see a rollout whose answer is right, also where nothing but metrics comes of it; a wrong one with `ask_masked`."""
+    return rollouts * (2 if typed.judges.grounding_in_training else 1)

@@ -54,11 +54,13 @@ class RolloutScorer:
         needs_images: bool = False,
         design: designs.Design | None = None,
         heldout_judges: tuple[Any, Any] | None = None,
+        grounding_in_training: bool = True,
     ) -> None:
         self._consistency, self._grounding, self._ask_masked = consistency, grounding, ask_masked
         self.needs_images = needs_images  # whether the grounding judge looks at them; otherwise they need not travel
         self._design = design  # None: the paper's task reward
         self._heldout = heldout_judges or (consistency, grounding)
+        self._grounding_in_training = grounding_in_training
 
     async def score(
         self,
@@ -84,6 +86,7 @@ class RolloutScorer:
             *(self._heldout if heldout else (self._consistency, self._grounding)),
             ask_masked=self._ask_masked or heldout,
             design=self._design,
+            ask_grounding=self._grounding_in_training or heldout,
         )
         return parsed, rollout
 
@@ -125,7 +128,14 @@ def scorer_from_config(config: DictConfig) -> RolloutScorer:
     judges = settings_of(config.faithful_rl.judges)
     design = designs.get(str(config.faithful_rl.rewards.design))
     exact = (ExactJudge("consistency"), ExactJudge("grounding")) if judges.get("heldout") == "scene" else None
-    return RolloutScorer(*judge_workers.clients(judges), bool(judges["ask_masked"]), judge_workers.needs_images(judges), design, exact)
+    return RolloutScorer(
+        *judge_workers.clients(judges),
+        bool(judges["ask_masked"]),
+        judge_workers.needs_images(judges),
+        design,
+        exact,
+        bool(judges.get("grounding_in_training", True)),
+    )
 
 
 class FaithfulRewardManager(RewardManagerBase):

@@ -70,6 +70,11 @@ def test_defaults_are_the_papers() -> None:
             "faithful_rl.judges.consistency.timeout_seconds: found 0.0, expected a finite number > 0. "
             "Change faithful_rl.judges.consistency.timeout_seconds.",
         ),
+        (
+            {"judges": {"grounding": {"timeout_seconds": None}}},
+            "faithful_rl.judges.grounding.timeout_seconds: found None, expected a finite number > 0, or a pool that has its own. "
+            "Set faithful_rl.judges.grounding.timeout_seconds.",
+        ),
     ],
 )
 def test_a_wrong_value_is_named(changes: dict[str, Any], message: str) -> None:
@@ -178,6 +183,16 @@ def test_open_constraints_multipliers_and_advantages_are_taken(changes: dict[str
         ({"advantage": {"weights": {"task": {}}}}, "advantage.weights", "no weights"),
         ({"advantage": {"normalise_by_multipliers": True}}, "advantage.normalise_by_multipliers", "divides by the spread anyway"),
         ({"advantage": {"kind": "additive"}}, "constraints.consistency", "a column that the advantage does not already hold"),
+        (
+            {"constraints": {"semantic_grounding": CONSISTENCY}, "judges": {"grounding_in_training": False}},
+            "judges.grounding_in_training",
+            "need the grounding judge's verdicts: semantic_grounding. Leave it out",
+        ),
+        (
+            {**demand(mask="judged_sentence_count"), "judges": {"grounding_in_training": False}},
+            "judges.grounding_in_training",
+            "judged_sentence_count",
+        ),
         ({"constraint_patience": 0}, "constraint_patience", ">= 1"),
         (demand(mask="none"), "constraints.consistency.mask", "Set faithful_rl.constraints.consistency.mask=accuracy"),
         ({"constraints": {"semantic_grounding": {"threshold": 0.9, "mask": "format"}}}, "constraints.semantic_grounding.mask", "accuracy"),

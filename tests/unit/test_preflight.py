@@ -95,6 +95,19 @@ def test_a_sound_world_passes_and_the_plan_names_what_one_step_asks_for(world: W
     assert not world.out.exists()
 
 
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["constraints=none", "faithful_rl.method=grpo"], "at most 160 judge requests"),  # asked for the metrics' sake
+        (["constraints=consistency", "faithful_rl.judges.grounding_in_training=false"], "at most 80 judge requests"),
+        (["trainer.total_training_steps=null", "trainer.total_epochs=4"], "steps      12 (trainer.total_epochs: 4)"),
+    ],
+)
+def test_the_plan_counts_requests_and_steps(words: list[str], line: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run(*words) == 0
+    assert line in capsys.readouterr().out
+
+
 def remove(name: str) -> Callable[[World], None]:
     return lambda world: (world.model / name).unlink()
 

@@ -56,6 +56,17 @@ def test_judges_are_not_asked_where_the_mask_says_no() -> None:
     assert row["consistency_reason"] == float(Reason.MASKED)
 
 
+@pytest.mark.parametrize(("heldout", "asked"), [(False, 0), (True, 1)])
+def test_the_grounding_judge_can_be_kept_for_held_out_questions(heldout: bool, asked: int) -> None:
+    judges = Judge(CONSISTENT), Judge(VERDICTS)
+    scorer = RolloutScorer(*judges, ask_masked=True, grounding_in_training=False)
+    _, rollout = asyncio.run(scorer.score(RIGHT, ROW, EXTRA, heldout))
+    assert [len(judge.asked) for judge in judges] == [1, asked]
+    row = columns(rollout)
+    assert (row["consistency"], row["semantic_grounding_scored"]) == (1.0, float(asked))
+    assert row["semantic_grounding_reason"] == float(Reason.SCORED if heldout else Reason.MASKED)
+
+
 @pytest.mark.parametrize("how", [{"ask_masked": True}, {"heldout": True}])
 def test_judges_are_asked_about_wrong_answers_on_wish_and_always_on_held_out_questions(how: dict[str, bool]) -> None:
     row, asked, _, _ = score(WRONG, **how)
