@@ -79,9 +79,11 @@ def start(judges: Mapping[str, Any]) -> RunningJudges:
 
 
 def clients(judges: Mapping[str, Any]) -> tuple[PoolClient, PoolClient]:
-    """Clients of the consistency and of the grounding judge, for any process of the run."""
+    """Clients of the consistency and of the grounding judge, for any process of the run. Without a time limit of the run's own the
+    pool's holds."""
     name = pool_name(judges)
-    consistency, grounding = (PoolClient(name, judge, float(judges[judge]["timeout_seconds"])) for judge in JUDGES)
+    limits = {judge: judges[judge]["timeout_seconds"] for judge in JUDGES}
+    consistency, grounding = (PoolClient(name, judge, None if limit is None else float(limit)) for judge, limit in limits.items())
     return consistency, grounding
 
 

@@ -126,6 +126,7 @@ def test_any_recipe_can_use_a_pool_that_serves_already() -> None:
     typed = from_node(compose_recipe(["recipe=fgrpo_tiny", "judges=pool"]).faithful_rl)
     assert typed.judges.pool == "default"
     assert not typed.judges.ask_masked  # its verdicts may cost something
+    assert typed.judges.consistency.timeout_seconds is typed.judges.grounding.timeout_seconds is None  # the pool knows how slow it is
 
 
 def files() -> Iterator[str]:

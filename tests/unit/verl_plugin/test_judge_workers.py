@@ -56,6 +56,13 @@ def test_a_run_can_keep_its_verdicts_on_disk_and_limit_its_judges() -> None:
     assert settings.judges["grounding"].limits.concurrency_per_replica == 4
 
 
+def test_a_pools_own_time_limit_holds_where_the_run_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(judge_workers, "PoolClient", lambda *words: words)
+    patient = {**ONE, "timeout_seconds": None}
+    found = judge_workers.clients({**JUDGES, "pool": "lab", "grounding": patient})
+    assert found == (("lab", "consistency", 60.0), ("lab", "grounding", None))
+
+
 def test_the_defaults_of_the_configuration_make_a_pool() -> None:
     from dataclasses import asdict
 
