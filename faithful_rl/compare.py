@@ -41,6 +41,7 @@ SHARED = (
     "trainer.total_training_steps",
     "trainer.total_epochs",
 )
+NOT_TOLD = ("faithful_rl.output_dir=", "faithful_rl.evaluation.at_start=")  # words that compare itself gives a run
 HELP = """keys
   recipes=[A,B,...]   what to train (default: grpo_tiny, fgrpo_fixed_tiny, fgrpo_tiny); the first is also evaluated before training
   seeds=[0,1,2]       one run for each recipe and seed
@@ -141,8 +142,7 @@ def train(plan: Plan, recipe: str, seed: int) -> int:
     if read_json(run_dir / RUN).get("status") == "finished":
         print(f"{recipe}, seed {seed}: finished before, kept", flush=True)
         return 0
-    command = [sys.executable, "-m", "faithful_rl.main", f"recipe={recipe}", f"faithful_rl.seed={seed}"]
-    command += [f"faithful_rl.output_dir={run_dir}", *plan.settings]
+    command = [sys.executable, "-m", "faithful_rl.main", *_words(plan, recipe, seed), f"faithful_rl.output_dir={run_dir}"]
     if recipe != plan.recipes[0]:
         command.append("faithful_rl.evaluation.at_start=false")
     plan.out.mkdir(parents=True, exist_ok=True)
@@ -150,9 +150,45 @@ def train(plan: Plan, recipe: str, seed: int) -> int:
     started = time.monotonic()
     print(f"{recipe}, seed {seed}: training, log in {log}", flush=True)
     with log.open("a", encoding="utf-8") as stream:
-        code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, timeout=LONGEST_RUN_SECONDS, check=False).returncode
-    print(f"{recipe}, seed {seed}: exit code {code} after {time.monotonic() - started:.0f} s", flush=True)
+        try:
+            code = subprocess.run(command, stdout=stream, stderr=subprocess.STDOUT, timeout=LONGEST_RUN_SECONDS, check=False).returncode
+        except subprocess.TimeoutExpired:  # it was killed, and continues from its last checkpoint
+            stream.write(f"error: no end after {LONGEST_RUN_SECONDS} s\n")
+            code = EXIT_FAILED
+    print(f"{recipe}, seed {seed}: exit code {code} after {time.monotonic() - started:.0f} s{_last_error(log) if code else ''}", flush=True)
     return code
+
+
+def _words(plan: Plan, recipe: str, seed: int) -> list[str]:
+    """What one run is told, but for its place and whether it answers the held-out questions before its first step."""
+    return [f"recipe={recipe}", f"faithful_rl.seed={seed}", *plan.settings]
+
+
+def _last_error(log: Path) -> str:
+    errors = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.startswith("error:")]
+    return f"; {errors[-1]}" if errors else ""
+
+
+def _check_finished(plan: Plan) -> None:
+    """A finished run is kept where it was told the same.
+
+    Raises:
+        ConfigError: one was told something else, so that it would stand in the table for what it is not.
+    """
+    for recipe, seed in plan.pairs:
+        run_dir = run_dir_of(plan.out, recipe, seed)
+        run = read_json(run_dir / RUN)
+        if run.get("status") != "finished":
+            continue
+        told = {word for word in run.get("command", [])[3:] if not word.startswith(NOT_TOLD)}
+        different = told ^ set(_words(plan, recipe, seed))
+        if told and different:
+            raise ConfigError(
+                "out",
+                f"a finished run in {run_dir} that was told otherwise: {', '.join(sorted(different))}",
+                "runs of this comparison",
+                "Choose another out=DIR, repeat those settings, or add --only-report to compare what is there.",
+            )
 
 
 def write_results(run_dirs: Sequence[Path], out: Path, figure: Path | None) -> comparison.Comparison:
@@ -169,6 +205,7 @@ def write_results(run_dirs: Sequence[Path], out: Path, figure: Path | None) -> c
 def run(plan: Plan, only_report: bool = False) -> int:
     """Train what is left, write the results, print the tables; returns the exit code."""
     if not only_report:
+        _check_finished(plan)
         with ThreadPoolExecutor(max_workers=plan.jobs) as pool:
             codes = list(pool.map(lambda pair: train(plan, *pair), plan.pairs))
         if any(codes):

@@ -94,6 +94,9 @@ def parse(argv: Sequence[str]) -> tuple[argparse.Namespace, str, list[str]]:
     except argparse.ArgumentError as error:
         raise ConfigError("command line", str(error), "--help, --version, --cfg job and key=value", "See --help.") from error
     unknown = [word for word in rest if word.startswith("-")]
+    if unknown and unknown[0] in ("--multirun", "-m"):
+        fix = "Several recipes and seeds: python -m faithful_rl.compare recipes=[A,B] seeds=[0,1,2]."
+        raise ConfigError("command line", unknown[0], "one recipe", fix)
     if unknown:
         raise ConfigError("command line", unknown[0], "--help, --version, --cfg job and key=value", "See --help.")
     mode, options.resume = "train", "auto"

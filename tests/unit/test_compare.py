@@ -72,10 +72,11 @@ def test_finished_runs_are_kept_and_the_rest_is_trained(tmp_path: Path, monkeypa
     monkeypatch.setattr(compare.comparison, "markdown", lambda found: "")
     done = run_dir_of(tmp_path, "grpo_tiny", 0)
     done.mkdir()
-    (done / RUN).write_text(json.dumps({"status": "finished"}))
+    told = ["recipe=grpo_tiny", "faithful_rl.seed=0", f"faithful_rl.output_dir={done}", "trainer.total_training_steps=4"]
+    (done / RUN).write_text(json.dumps({"status": "finished", "command": ["python", "-m", "faithful_rl.main", *told]}))
     assert main(["recipes=[grpo_tiny,hras_tiny]", "seeds=[0,1]", f"out={tmp_path}", "trainer.total_training_steps=4"]) == 0
-    told = [[word for word in command[3:] if not word.startswith("faithful_rl.output_dir")] for command in commands]
-    assert told == [
+    given = [[word for word in command[3:] if not word.startswith("faithful_rl.output_dir")] for command in commands]
+    assert given == [
         ["recipe=hras_tiny", "faithful_rl.seed=0", "trainer.total_training_steps=4", "faithful_rl.evaluation.at_start=false"],
         ["recipe=grpo_tiny", "faithful_rl.seed=1", "trainer.total_training_steps=4"],
         ["recipe=hras_tiny", "faithful_rl.seed=1", "trainer.total_training_steps=4", "faithful_rl.evaluation.at_start=false"],
@@ -85,9 +86,36 @@ def test_finished_runs_are_kept_and_the_rest_is_trained(tmp_path: Path, monkeypa
 def test_a_failed_run_ends_with_code_one_and_nothing_is_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(subprocess, "run", lambda command, **options: subprocess.CompletedProcess(command, 1))
+    def failing(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        options["stdout"].write("error: data.train_files: found nothing.\n")
+        options["stdout"].flush()
+        return subprocess.CompletedProcess(command, 2)
+
+    monkeypatch.setattr(subprocess, "run", failing)
     assert main(["recipes=[grpo_tiny]", "seeds=[0]", f"out={tmp_path}"]) == 1
-    assert "the same command continues them" in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "the same command continues them" in printed.err
+    assert "exit code 2 after 0 s; error: data.train_files: found nothing." in printed.out
+
+
+def test_a_run_without_an_end_is_ended_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def endless(command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
+        raise subprocess.TimeoutExpired(command, options["timeout"])
+
+    monkeypatch.setattr(subprocess, "run", endless)
+    assert main(["recipes=[grpo_tiny]", "seeds=[0]", f"out={tmp_path}"]) == 1
+    assert "error: no end after 86400 s" in capsys.readouterr().out
+
+
+def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = run_dir_of(tmp_path, "grpo_tiny", 0)
+    done.mkdir()
+    told = ["recipe=grpo_tiny", "faithful_rl.seed=0", f"faithful_rl.output_dir={done}", "trainer.total_training_steps=80"]
+    (done / RUN).write_text(json.dumps({"status": "finished", "command": ["python", "-m", "faithful_rl.main", *told]}))
+    assert main(["recipes=[grpo_tiny]", "seeds=[0]", f"out={tmp_path}", "trainer.total_training_steps=4"]) == 2
+    assert "was told otherwise: trainer.total_training_steps=4, trainer.total_training_steps=80" in capsys.readouterr().err
 
 
 def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

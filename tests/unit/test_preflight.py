@@ -349,6 +349,12 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         "faithful_rl.output_dir: found the file {root}/out, expected a directory. Choose another faithful_rl.output_dir.",
     ),
     "unknown mode": (nothing, ["mode=dry"], "mode: found 'dry', expected train or check. Leave it out to train."),
+    "several runs by the command for one": (
+        nothing,
+        ["--multirun"],
+        "command line: found --multirun, expected one recipe. Several recipes and seeds: python -m faithful_rl.compare recipes=[A,B] "
+        "seeds=[0,1,2].",
+    ),
     "unknown option": (nothing, ["--dry"], "command line: found --dry, expected --help, --version, --cfg job and key=value. See --help."),
 }
 
