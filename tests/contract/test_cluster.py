@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import shutil
 import subprocess
 import tomllib
@@ -278,6 +279,30 @@ def test_jobs_say_which_cluster_and_which_attempt(overlay: str) -> None:
             assert spec["jobId"]
         else:
             assert spec["backoffLimit"] > 0
+
+
+def mounts(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Path in the pod's container -> its volume."""
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (container,) = pod["containers"]
+    return {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_every_file_that_a_job_names_is_mounted_where_it_runs(overlay: str) -> None:
+    """Jobs run on the head. A file of a config map must be one that the overlay's kustomization puts into it."""
+    kustomization = yaml.safe_load((CLUSTER / "overlays" / overlay / "kustomization.yaml").read_text())
+    generated = {one["name"]: set(one["files"]) for one in kustomization.get("configMapGenerator", [])}
+    found = mounts(SPECS[overlay]["headGroupSpec"]["template"]["spec"])
+    for name, document in RAY.items():
+        if document["kind"] != "RayJob" or f"overlays/{overlay}/" not in name:
+            continue
+        for path in re.findall(r"=(/\S+)", document["spec"]["entrypoint"]):
+            volume = next((found[str(parent)] for parent in Path(path).parents if str(parent) in found), None)
+            assert volume is not None, f"{name}: nothing is mounted at {path}"
+            if "configMap" in volume:
+                assert Path(path).name in generated[volume["configMap"]["name"]]
+                assert (CLUSTER / "overlays" / overlay / Path(path).name).is_file()
 
 
 @pytest.mark.parametrize("overlay", OVERLAYS)
