@@ -216,6 +216,7 @@ class PoolClient:
         replica.answered(answer, now)
         if answer.retry_after is not None:
             self._counts["refused"] += 1
+            trial.last = answer.failure or trial.last
             # Spread over half as much again by the rollout's own key, so that those refused together do not return together.
             trial.wait = max(trial.wait, answer.retry_after * (1.0 + int(trial.key[:4], 16) / 0x1FFFF))
         elif answer.failure is not None:

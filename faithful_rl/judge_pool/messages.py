@@ -23,10 +23,11 @@ class State(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A replica's reply to one question: exactly one of a verdict, a refusal (ask again) and a failure."""
+    """A replica's reply to one question: a verdict, a refusal (ask again; with a `failure` where not the replica but what stands behind it
+    is busy), or a failure."""
 
     verdict: Verdicts | None = None
-    retry_after: float | None = None  # seconds; the replica is full, starting or ending
+    retry_after: float | None = None  # seconds; the replica is full, starting or ending, or its endpoint is busy
     failure: Reason | None = None
     retryable: bool = True  # whether another replica, or this one later, may do better
     draining: bool = False  # beside `retry_after`: this replica will not come back

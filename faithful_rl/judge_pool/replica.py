@@ -74,6 +74,9 @@ class Replica:
         except TimeoutError:
             return self._failed(request, Reason.JUDGE_TIMEOUT, True, "the deadline passed", arrived)
         except JudgeFailure as failure:
+            if failure.retry_after is not None:
+                self._tally.refusal()
+                return Answer(retry_after=failure.retry_after, failure=failure.reason, load=self._load())
             return self._failed(request, failure.reason, failure.retryable, str(failure), arrived)
         except Exception as error:  # noqa: BLE001  a backend may raise anything; a measurement that failed is a result here
             return self._failed(request, Reason.JUDGE_ERROR, True, f"{type(error).__name__}: {error}", arrived)

@@ -27,18 +27,20 @@ class Usage:
 
 
 class JudgeFailure(RuntimeError):
-    """The judge could not measure. `reason` is one of `types.FAILURES`; `retryable`: another replica, or this one later, may do better."""
+    """The judge could not measure. `reason` is one of `types.FAILURES`; `retryable`: another replica, or this one later, may do better;
+    `retry_after`: seconds after which a judge that is only busy asks to be asked again, None for every other failure."""
 
-    def __init__(self, reason: Reason, message: str, retryable: bool = True) -> None:
+    def __init__(self, reason: Reason, message: str, retryable: bool = True, retry_after: float | None = None) -> None:
         if reason not in FAILURES:
             raise ValueError(f"a JudgeFailure's reason is one of {', '.join(sorted(one.name for one in FAILURES))}, got {reason!r}")
         super().__init__(message)
         self.reason = reason
         self.retryable = retryable
+        self.retry_after = retry_after
 
-    def __reduce__(self) -> tuple[type[JudgeFailure], tuple[Reason, str, bool]]:
+    def __reduce__(self) -> tuple[type[JudgeFailure], tuple[Reason, str, bool, float | None]]:
         """Exceptions travel between processes by their constructor's arguments, which are more than the message here."""
-        return type(self), (self.reason, str(self), self.retryable)
+        return type(self), (self.reason, str(self), self.retryable, self.retry_after)
 
 
 class JudgeBackend(Protocol):

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import ipaddress
 import json
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -30,6 +31,8 @@ HEALTH_SECONDS = 5.0
 EXCERPT_CHARACTERS = 200  # of an endpoint's own words in a message
 PROBE = [{"role": "user", "content": "Reply with the word YES."}]
 PROBE_CHOICES = ("YES", "NO")
+TOO_MANY_REQUESTS = 429
+BUSY_SECONDS = (0.1, 1.0, 30.0)  # shortest wait for a busy endpoint, the one for an endpoint that names none, and the longest
 BUSY_OR_GONE = frozenset({404, 408, 429, 502, 503, 504})  # the endpoint, not the question, is at fault
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -139,7 +142,7 @@ class OpenAIChat:
         try:
             await self._check_model(end)
             if self._probe:
-                await self._ask_once(max(end - asyncio.get_running_loop().time(), 1.0))
+                await self._ask_once(end)
         except BaseException:
             await self.close()
             raise
@@ -182,7 +185,7 @@ class OpenAIChat:
             if status in (401, 403):
                 return JudgeFailure(Reason.JUDGE_UNAVAILABLE, message, retryable=False)
             if status in BUSY_OR_GONE:
-                return JudgeFailure(Reason.JUDGE_UNAVAILABLE, message)
+                return JudgeFailure(Reason.JUDGE_UNAVAILABLE, message, retry_after=_retry_after(status, error.response.headers))
             return JudgeFailure(Reason.JUDGE_ERROR, message, retryable=status >= 500)
         if isinstance(error, self._openai.APIConnectionError):
             return JudgeFailure(Reason.JUDGE_UNAVAILABLE, f"no connection to {self.base_url} ({self._excerpt(error.__cause__ or error)})")
@@ -240,20 +243,25 @@ class OpenAIChat:
         except (ValueError, KeyError, TypeError, RecursionError):
             self._refuse_address(f"{self.base_url}, whose list of models is no JSON of the expected form")
 
-    async def _ask_once(self, left: float) -> None:
-        failure: JudgeFailure | None = None
-        try:
-            completion = await self._create(PROBE, self._guidance(PROBE_CHOICES, None), 16, left)
-        except TimeoutError:
-            failure = JudgeFailure(Reason.JUDGE_TIMEOUT, f"no answer within {left:.1f} s")
-        except JudgeFailure as nonsense:
-            failure = nonsense
-        except self._openai.OpenAIError as error:
-            status, failure = getattr(error, "status_code", None), self._failure(error)
-            if status in (401, 403):
-                self._refuse_key(status)
-            if status == 404:
-                self._refuse_address(f"{self.base_url}, where {self.model!r} cannot be asked ({failure})")
+    async def _ask_once(self, end: float) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            left, failure = max(end - loop.time(), 1.0), None
+            try:
+                completion = await self._create(PROBE, self._guidance(PROBE_CHOICES, None), 16, left)
+            except TimeoutError:
+                failure = JudgeFailure(Reason.JUDGE_TIMEOUT, f"no answer within {left:.1f} s")
+            except JudgeFailure as nonsense:
+                failure = nonsense
+            except self._openai.OpenAIError as error:
+                status, failure = getattr(error, "status_code", None), self._failure(error)
+                if status in (401, 403):
+                    self._refuse_key(status)
+                if status == 404:
+                    self._refuse_address(f"{self.base_url}, where {self.model!r} cannot be asked ({failure})")
+            if failure is None or failure.retry_after is None or loop.time() + failure.retry_after >= end:
+                break
+            await asyncio.sleep(failure.retry_after)
         if failure is not None:
             expected = f"an answer to one question before the run (guided: {self.guided})"
             fix = f"Read its answer; an endpoint that knows no structured_outputs takes {self._at}.guided: response_format or none."
@@ -347,6 +355,19 @@ def build_openai_judge(settings: Mapping[str, Any]) -> LanguageJudge:
     )
     revision = options.text(settings, "openai", "revision", "text, or null")
     return build_language_judge(chat, settings, "openai", {**chat.identity(), "revision": revision})
+
+
+def _retry_after(status: int, headers: Mapping[str, str]) -> float | None:
+    """Seconds that a busy endpoint wants to be left alone: of its Retry-After header (not in the form of a date), or the usual ones for a
+    429 without. None for an endpoint that is rather gone than busy."""
+    low, usual, high = BUSY_SECONDS
+    try:
+        seconds = float(headers.get("retry-after", ""))
+    except ValueError:
+        seconds = math.nan
+    if math.isfinite(seconds):
+        return min(max(seconds, low), high)
+    return usual if status == TOO_MANY_REQUESTS else None
 
 
 def _completion(content: bytes) -> Completion:

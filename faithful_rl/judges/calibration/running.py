@@ -47,13 +47,25 @@ class Judged:
 
 
 def ask_backend(backend: JudgeBackend, judge: str, timeout_seconds: float) -> Ask:
-    """Ask a backend directly, as a pool's replica would: a failure becomes an unscored Score with its reason."""
+    """Ask a backend directly, as a pool's replica and client would: a judge that is busy is asked again as it says, and a failure becomes
+    an unscored Score with its reason."""
     method = backend.consistency if judge == CONSISTENCY else backend.grounding
+
+    async def patiently(request: JudgeRequest) -> Any:
+        end = asyncio.get_running_loop().time() + timeout_seconds
+        while True:
+            left = end - asyncio.get_running_loop().time()
+            try:
+                return await method(request, left)
+            except JudgeFailure as failure:
+                if failure.retry_after is None or failure.retry_after >= left:
+                    raise
+                await asyncio.sleep(failure.retry_after)
 
     async def ask(request: JudgeRequest) -> Any:
         try:
             async with asyncio.timeout(timeout_seconds):
-                return await method(request, timeout_seconds)
+                return await patiently(request)
         except TimeoutError:
             return Score(None, Reason.JUDGE_TIMEOUT)
         except JudgeFailure as failure:

@@ -66,6 +66,8 @@ class Backend:
                 raise RuntimeError("no such scene, key Bearer sk-verysecret1")
             case "fails":
                 raise JudgeFailure(Reason.JUDGE_ERROR, "garbage", retryable=True)
+            case "busy":
+                raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "answered 429", retry_after=0.01)
             case "refuses":
                 raise JudgeFailure(Reason.JUDGE_ERROR, "cannot be judged", retryable=False)
             case "nonsense":

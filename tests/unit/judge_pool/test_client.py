@@ -248,6 +248,25 @@ def test_a_full_pool_makes_the_client_wait(cluster: Cluster) -> None:
     asyncio.run(run())
 
 
+def test_a_busy_endpoint_is_asked_again_until_the_deadline(cluster: Cluster) -> None:
+    async def run() -> None:
+        pool = await Pool(cluster, ["busy", "busy"]).ready()
+        client = PoolClient("default", "consistency", timeout_seconds=0.5)
+        assert await client.ask(request("never")) == Score(None, Reason.JUDGE_UNAVAILABLE)
+        assert client.counts()["refused"] == client.counts()["attempts"] > client_module.MAX_FAILURES
+        assert "failed" not in client.counts()
+
+        patient = PoolClient("default", "consistency", timeout_seconds=60.0)
+        asked = asyncio.create_task(patient.ask(request("late")))
+        while patient.counts().get("refused", 0) <= client_module.MAX_FAILURES:
+            await asyncio.sleep(0)
+        for backend in pool.backends.values():
+            backend.mood = "fine"
+        assert await asked == Score(1.0)
+
+    asyncio.run(run())
+
+
 def test_a_full_pool_beyond_the_deadline_is_a_timeout(cluster: Cluster) -> None:
     async def run() -> None:
         pool = await Pool(cluster, ["slow"], timeout_seconds=1000.0, concurrency_per_replica=1, queue_per_replica=1).ready()

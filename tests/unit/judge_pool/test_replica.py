@@ -96,6 +96,17 @@ def test_failures_have_a_reason_and_one_clean_line(
     assert "pixels" not in line
 
 
+def test_a_busy_endpoint_is_a_refusal_and_no_failure() -> None:
+    async def run() -> None:
+        replica = await Built("grounding", mood="busy").ready()
+        answer = await replica.ask(request(), "a", 1.0)
+        assert (answer.verdict, answer.retry_after, answer.failure, answer.draining) == (None, 0.01, Reason.JUDGE_UNAVAILABLE, False)
+        counts = (await replica.health()).counts
+        assert (counts["refused"], counts["unscored"]) == (1, {})
+
+    asyncio.run(run())
+
+
 def test_an_unscored_verdict_is_an_answer() -> None:
     async def run() -> None:
         replica = await Built("grounding", mood="unscored").ready()

@@ -75,6 +75,7 @@ class Endpoint:
     def __init__(self) -> None:
         self.models: list[str] = ["judge-model"]
         self.say = "YES"
+        self.retry_after = ""  # header of every answer; empty: none
         self.key = ""  # wanted in the Authorization header; empty: none
         self.requests: list[tuple[str, dict[str, Any]]] = []
         self.headers: list[dict[str, str]] = []
@@ -100,6 +101,8 @@ class Endpoint:
                     self.send_response(status)
                     self.send_header("Content-Type", "application/json")
                     self.send_header("Content-Length", str(len(data)))
+                    if endpoint.retry_after:
+                        self.send_header("Retry-After", endpoint.retry_after)
                     self.end_headers()
                     self.wfile.write(data)
                 except OSError:

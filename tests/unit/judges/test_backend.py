@@ -79,6 +79,11 @@ def test_failures_survive_the_way_between_processes() -> None:
     assert (failure.reason, failure.retryable, str(failure)) == (Reason.JUDGE_TIMEOUT, False, "late")
 
 
+def test_when_to_ask_again_survives_it_too() -> None:
+    failure = pickle.loads(pickle.dumps(JudgeFailure(Reason.JUDGE_UNAVAILABLE, "busy", retry_after=2.5)))
+    assert (failure.reason, str(failure), failure.retryable, failure.retry_after) == (Reason.JUDGE_UNAVAILABLE, "busy", True, 2.5)
+
+
 def test_a_failure_has_a_failure_s_reason() -> None:
     with pytest.raises(ValueError, match=r"one of JUDGE_ERROR, JUDGE_TIMEOUT, JUDGE_UNAVAILABLE, got <Reason.MASKED: 1>"):
         JudgeFailure(Reason.MASKED, "no")

@@ -128,6 +128,43 @@ def test_statuses_become_failures(endpoint: Any, status: int, reason: Reason, re
 
 
 @pytest.mark.parametrize(
+    ("status", "header", "wait"),
+    [
+        (429, "", 1.0),
+        (429, "7", 7.0),
+        (429, "0", 0.1),
+        (429, "86400", 30.0),
+        (429, "Wed, 21 Oct 2026 07:28:00 GMT", 1.0),
+        (429, "nan", 1.0),
+        (503, "2.5", 2.5),
+        (503, "", None),
+        (500, "3", None),
+    ],
+)
+def test_a_busy_endpoint_says_when_to_come_back(endpoint: Any, status: int, header: str, wait: float | None) -> None:
+    def reply(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        well = path == "/v1/models" or body["messages"] != MESSAGES
+        endpoint.retry_after = "" if well else header
+        return endpoint.well_behaved(path, body) if well else (status, {})
+
+    endpoint.reply = reply
+    with pytest.raises(JudgeFailure) as caught:
+        complete(OpenAIChat(endpoint.url, "judge-model"))
+    assert caught.value.retry_after == wait
+
+
+def test_start_waits_for_an_endpoint_that_is_busy(endpoint: Any) -> None:
+    turns = iter([(429, {}), (429, {})])
+    endpoint.retry_after = "0.01"
+    endpoint.reply = lambda path, body: (
+        next(turns, None) or endpoint.well_behaved(path, body) if body else endpoint.well_behaved(path, body)
+    )
+    assert complete(OpenAIChat(endpoint.url, "judge-model")).text == "YES"
+    endpoint.reply = lambda path, body: (429, {}) if body else endpoint.well_behaved(path, body)
+    assert "answered 429" in str(started(OpenAIChat(endpoint.url, "judge-model", start_timeout_seconds=0.5)))
+
+
+@pytest.mark.parametrize(
     "content",
     [
         b"",

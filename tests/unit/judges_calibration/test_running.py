@@ -94,6 +94,25 @@ def test_whatever_a_consistency_judge_does_each_label_has_its_pair(eight: Cases)
     ]
 
 
+def test_a_busy_judge_is_asked_again_within_the_time_of_the_case(eight: Cases) -> None:
+    class Busy(Scripted):
+        refusals = 2
+
+        async def consistency(self, request: JudgeRequest, deadline: float) -> Any:
+            if self.refusals:
+                self.refusals -= 1
+                raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "answered 429", retry_after=0.001)
+            return Score(1.0)
+
+    def asked(backend: Busy, timeout: float) -> Any:
+        return asyncio.run(ask_backend(backend, "consistency", timeout)(eight[0].request))  # type: ignore[arg-type]
+
+    assert asked(Busy({}), 30.0) == Score(1.0)
+    for_ever = Busy({})
+    for_ever.refusals = 10**9
+    assert asked(for_ever, 0.05).reason in (Reason.JUDGE_UNAVAILABLE, Reason.JUDGE_TIMEOUT)
+
+
 def test_whatever_a_grounding_judge_does_each_sentence_has_its_pair(eight: Cases) -> None:
     correct, incorrect, skip, unscored = Verdict.CORRECT, Verdict.INCORRECT, Verdict.SKIP, Verdict.UNSCORED
     other = [SentenceVerdict("Another sentence.", 0, 5, correct)] * 2
