@@ -86,12 +86,16 @@ def report(given: Given) -> int:
             baseline if not runs or baseline in {name for _, name in pairs} else None,
         )
     page = build(list(runs), Path(given["out"][0]), found, baseline=baseline, names=names, rollout_limit=limit)
+    sys.stdout.write(f"Report: {page}\n")
     texts, pictures = [], {}
     if given["markdown"] or given["figure"] or given["figures"]:
         if len(runs) > 1 or (runs and (given["markdown"] or given["figure"])):
-            compared = comparison.compare(list(runs), baseline, names)
+            ready, waiting = comparison.ready(list(runs))
+            compared = comparison.compare(ready or list(runs), baseline, names)
             texts.append(comparison.markdown(compared))
-            pictures["front"] = front.draw(compared, list(runs), PAPER_STYLE, names)
+            pictures["front"] = front.draw(compared, ready, PAPER_STYLE, names)
+            for run_dir in waiting:
+                sys.stderr.write(f"note: {run_dir} is not evaluated after training, and not in the tables\n")
         if found is not None:
             texts.append(evaluations.markdown(found))
     for value in given["markdown"]:
@@ -107,7 +111,6 @@ def report(given: Given) -> int:
         for name, figure in pictures.items():
             for kind in ("png", "svg"):
                 front.save(figure, Path(value) / f"{name}.{kind}")
-    sys.stdout.write(f"Report: {page}\n")
     return 0
 
 

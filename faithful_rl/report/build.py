@@ -182,8 +182,9 @@ def _notes(found: Evaluations) -> list[tuple[str, str]]:
 
 def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path, str] | None) -> Methods:
     """The methods beside each other: a comparison that cannot be made is said, and the rest of the page stays."""
+    compared, waiting = comparison.ready(run_dirs)
     try:
-        found = comparison.compare(run_dirs, baseline, names)
+        found = comparison.compare(compared or run_dirs, baseline, names)
     except ValueError as error:
         return Methods(note=f"No table of methods: {error}.")
     chosen = [quantity for name in comparison.COLUMNS for quantity in QUANTITIES if quantity.name == name]
@@ -201,10 +202,11 @@ def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path
                 cells.append((comparison.cell(by_method[method][quantity.name], quantity.percent), mark))
             table.append((method, page_colour(styles[method][0]), tuple(cells)))
         made.append(MethodTable(DECODING_LABELS[decoding], columns, tuple(table)))
-    figure = Plot("Held-out accuracy against inconsistency", "", front.draw(found, run_dirs, PAGE_STYLE, names), "front")
+    figure = Plot("Held-out accuracy against inconsistency", "", front.draw(found, compared, PAGE_STYLE, names), "front")
     seeds = ", ".join(map(str, sorted({len(seeds) for seeds in found.seeds.values()})))
     note = f"{found.questions} held-out questions, the same for every run; seeds per method: {seeds}."
     note += f" ▲ better, ▼ worse than {found.baseline}: the difference's 95% interval excludes zero." if found.baseline else ""
+    note += f" Not evaluated after training, and not in the tables: {', '.join(one.name for one in waiting)}." if waiting else ""
     return Methods(comparison.headline(found), tuple(made), figure, note)
 
 

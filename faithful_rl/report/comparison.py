@@ -27,7 +27,7 @@ from faithful_rl.heldout_statistics import (
     read_heldout,
     seed_t_interval,
 )
-from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, read_json
+from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, heldout_file, read_json
 
 WARM_START = "warm start"
 BASELINE = "GRPO"  # what others are set against where nobody says otherwise and it was run
@@ -146,6 +146,16 @@ def compare(run_dirs: Sequence[Path], baseline: str | None = None, names: Mappin
         differences=tuple(differences),
         baseline=against,
     )
+
+
+def ready(run_dirs: Sequence[Path]) -> tuple[list[Path], list[Path]]:
+    """(runs that can be compared, runs that are not evaluated after training yet): a run that still trains must not hide the others.
+
+    A run can be compared when it has every decoding that any of them has.
+    """
+    having = {run_dir: {one for one in DECODINGS if heldout_file(run_dir, "after", one).is_file()} for run_dir in run_dirs}
+    wanted = set().union(*having.values()) if having else set()
+    return [one for one in run_dirs if wanted and having[one] == wanted], [one for one in run_dirs if not wanted or having[one] != wanted]
 
 
 def _baseline(by_method: Mapping[str, object], wanted: str | None) -> str:

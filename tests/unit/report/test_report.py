@@ -130,6 +130,20 @@ def test_runs_that_cannot_be_compared_still_get_a_page_that_says_so(tmp_path: Pa
     assert "10 questions differ" in page
 
 
+def test_a_run_that_still_trains_does_not_hide_the_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [put_run(tmp_path / name, recipe, questions=20, steps=3) for name, recipe in (("a", "grpo_tiny"), ("b", "fgrpo_tiny"))]
+    training = put_run(tmp_path / "training", "grpo_tiny", 1, 20, 3)
+    for file in (training / "heldout").glob("after_*"):
+        file.unlink()
+    words = [f"run={run}" for run in (*runs, training)]
+    assert main([*words, f"out={tmp_path / 'report.html'}", f"markdown={tmp_path / 'tables.md'}"]) == 0
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Not evaluated after training, and not in the tables: training." in page
+    assert "Held-out questions, T=1" in page
+    assert "| FGRPO, adaptive |" in (tmp_path / "tables.md").read_text(encoding="utf-8")
+    assert f"note: {training} is not evaluated after training" in capsys.readouterr().err
+
+
 def test_a_folder_without_a_run_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"holds no run \(run\.json is missing\)"):
         build([tmp_path], tmp_path / "report.html")
