@@ -141,7 +141,8 @@ class PoolClient:
         if unscored:
             log_failure(
                 "rollout_unscored", pool=self._pool, judge=self._judge, uid=request.uid, reason=end.upper(),
-                seconds=round(time.monotonic() - began, 3), images=len(request.images), reasoning_characters=len(request.reasoning),
+                seconds=round(time.monotonic() - began, 3), images=len(request.images), image_bytes=sum(map(len, request.images)),
+                reasoning_characters=len(request.reasoning),
             )  # fmt: skip
         return verdict
 

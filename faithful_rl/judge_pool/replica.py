@@ -16,7 +16,7 @@ from typing import Any
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool.failure_log import START_MESSAGE_LIMIT, clean, log_failure
 from faithful_rl.judge_pool.messages import Answer, Health, State, Verdicts
-from faithful_rl.judge_pool.metrics import Tally
+from faithful_rl.judge_pool.metrics import Tally, size_class
 from faithful_rl.judge_pool.queue import Busy, Draining, Turns
 from faithful_rl.judge_pool.settings import PoolSettings, from_mapping, replica_name
 from faithful_rl.judges.backend import JudgeBackend, JudgeFailure, build_backend
@@ -80,7 +80,7 @@ class Replica:
             return self._failed(request, failure.reason, failure.retryable, str(failure), arrived)
         except Exception as error:  # noqa: BLE001  a backend may raise anything; a measurement that failed is a result here
             return self._failed(request, Reason.JUDGE_ERROR, True, f"{type(error).__name__}: {error}", arrived)
-        self._tally.answer(verdict, time.monotonic() - arrived)
+        self._tally.answer(verdict, time.monotonic() - arrived, size_class(request))
         self._publish_now_and_then()
         return Answer(verdict=verdict, load=self._load(), version=self._version)
 
@@ -133,11 +133,12 @@ class Replica:
 
     def _failed(self, request: JudgeRequest, reason: Reason, retryable: bool, message: str, arrived: float) -> Answer:
         seconds = time.monotonic() - arrived
-        self._tally.failure(reason, seconds)
+        self._tally.failure(reason, seconds, size_class(request))
         self._publish_now_and_then()
         log_failure(
             "judge_failed", replica=self.name, uid=request.uid, reason=reason.name, retryable=retryable, seconds=round(seconds, 3),
-            message=message, images=len(request.images), reasoning_characters=len(request.reasoning),
+            message=message, images=len(request.images), image_bytes=sum(map(len, request.images)),
+            reasoning_characters=len(request.reasoning),
         )  # fmt: skip
         return Answer(failure=reason, retryable=retryable, load=self._load(), version=self._version)
 

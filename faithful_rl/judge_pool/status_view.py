@@ -92,6 +92,9 @@ def _notes(replicas: Sequence[Health]) -> list[str]:
             counted = one.counts.get(what, {})
             if counted:
                 told.append(f"{_short(one.name)} {what}: " + ", ".join(f"{name} {number:,}" for name, number in sorted(counted.items())))
+        sizes = {name: (ended, failed) for name, (ended, failed) in one.counts.get("by_size", {}).items() if failed}
+        for name, (ended, failed) in sizes.items():
+            told.append(f"{_short(one.name)} failed on {failed:,} of {ended:,} rollouts with {name}")
     return told
 
 

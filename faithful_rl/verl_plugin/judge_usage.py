@@ -22,17 +22,21 @@ COUNTED = ("requests", "refused", "calls", "prompt_tokens", "completion_tokens",
 
 
 def totals(replicas: dict[str, list[str]], healths: Sequence[Health]) -> dict[str, dict[str, Any]]:
-    """Counts by judge, summed over its replicas; `latency_p99` is the slowest replica's."""
+    """Counts by judge, summed over its replicas; `latency_p99` is the slowest replica's, `by_size` holds rollouts and failures for each
+    size of images and text."""
     found: dict[str, dict[str, Any]] = {}
     for judge, names in replicas.items():
         counts = [health.counts for health in healths if health.name in names]
         summed: Counter[str] = Counter()
         unscored: Counter[str] = Counter()
+        sizes: dict[str, list[int]] = {}
         for one in counts:
+            for size, numbers in (one.get("by_size") or {}).items():
+                sizes[size] = [have + more for have, more in zip(sizes.get(size, (0, 0)), numbers, strict=True)]
             summed.update({name: int(one.get(name, 0)) for name in COUNTED})
             unscored.update(one.get("unscored") or {})
         slowest = max((float(one.get("latency_p99", 0.0)) for one in counts), default=0.0)
-        found[judge] = {**{name: summed[name] for name in COUNTED}, "unscored": dict(unscored), "latency_p99": slowest}
+        found[judge] = {**{name: summed[name] for name in COUNTED}, "unscored": dict(unscored), "by_size": sizes, "latency_p99": slowest}
     return found
 
 

@@ -19,8 +19,8 @@ def found() -> PoolStatus:
     tally = Tally("default", "consistency", "default-consistency-0", export=False)
     for number in range(1200):
         tally.request("job-1")
-        tally.answer(Score(float(number % 2)), 0.05)
-    tally.failure(Reason.JUDGE_TIMEOUT, 60.0)
+        tally.answer(Score(float(number % 2)), 0.05, ("none", "1,000"))
+    tally.failure(Reason.JUDGE_TIMEOUT, 60.0, ("none", "16,000"))
     replicas = [
         Health(
             "default-consistency-0",
@@ -57,6 +57,7 @@ def test_table() -> None:
         "consistency-1: no answer within 5 s",
         "verdicts: no 600, yes 600",
         "unscored: judge_timeout 1",
+        "failed on 1 of 1 rollouts with images none, text <= 16,000",
     ):
         assert told in text
     assert "waiting: job-1 3" in text

@@ -55,7 +55,7 @@ def test_nothing_is_exported_outside_of_ray(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def health(name: str, calls: int, p99: float) -> Health:
-    return Health(name, State.READY, counts={"requests": 2 * calls, "calls": calls, "prompt_tokens": 10 * calls, "unscored": {"judge_timeout": 1}, "latency_p99": p99})  # fmt: skip
+    return Health(name, State.READY, counts={"requests": 2 * calls, "calls": calls, "prompt_tokens": 10 * calls, "unscored": {"judge_timeout": 1}, "by_size": {"images none, text <= 1,000": [calls, 1]}, "latency_p99": p99})  # fmt: skip
 
 
 def test_what_judges_were_asked_is_kept_for_every_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,6 +69,7 @@ def test_what_judges_were_asked_is_kept_for_every_start(tmp_path: Path, monkeypa
     consistency = kept["starts"][0]["judges"]["consistency"]
     assert (consistency["requests"], consistency["calls"], consistency["prompt_tokens"]) == (6, 3, 30)
     assert (consistency["unscored"], consistency["latency_p99"]) == ({"judge_timeout": 2}, 0.5)
+    assert consistency["by_size"] == {"images none, text <= 1,000": [3, 2]}
     assert kept["starts"][0]["judges"]["grounding"]["calls"] == 4
 
 
