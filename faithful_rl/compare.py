@@ -145,7 +145,6 @@ def train(plan: Plan, recipe: str, seed: int) -> int:
     command = [sys.executable, "-m", "faithful_rl.main", *_words(plan, recipe, seed), f"faithful_rl.output_dir={run_dir}"]
     if recipe != plan.recipes[0]:
         command.append("faithful_rl.evaluation.at_start=false")
-    plan.out.mkdir(parents=True, exist_ok=True)
     log = plan.out / f"{recipe}-seed{seed}.log"
     started = time.monotonic()
     print(f"{recipe}, seed {seed}: training, log in {log}", flush=True)
@@ -204,6 +203,11 @@ def write_results(run_dirs: Sequence[Path], out: Path, figure: Path | None) -> c
 
 def run(plan: Plan, only_report: bool = False) -> int:
     """Train what is left, write the results, print the tables; returns the exit code."""
+    try:
+        plan.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        found = f"{plan.out}, which cannot be made ({error.strerror})"
+        raise ConfigError("out", found, "a writable directory", "Choose another one.") from error
     if not only_report:
         _check_finished(plan)
         with ThreadPoolExecutor(max_workers=plan.jobs) as pool:

@@ -168,7 +168,12 @@ def _whole(key: str, text: str, low: int) -> int:
 def _write(out: Path, traces: Any, title: str, content: Mapping[str, Any]) -> None:
     from faithful_rl.simulation.plots import draw  # matplotlib takes a second
 
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            "out", f"{out}, which cannot be made ({error.strerror})", "a writable directory", "Choose another one."
+        ) from error
     figure = draw(traces, title)
     figure.savefig(out / "traces.png", dpi=130, facecolor="white", metadata={"Software": None})
     figure.savefig(out / "traces.svg", metadata={"Date": None})

@@ -118,6 +118,11 @@ def test_a_finished_run_of_other_settings_is_not_taken_for_this_one(tmp_path: Pa
     assert "was told otherwise: trainer.total_training_steps=4, trainer.total_training_steps=80" in capsys.readouterr().err
 
 
+def test_a_place_that_cannot_be_written_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes=[grpo_tiny]", "out=/dev/null/runs"]) == 2
+    assert "out: found /dev/null/runs, which cannot be made (Not a directory)" in capsys.readouterr().err
+
+
 def test_a_report_of_nothing_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--only-report", f"out={tmp_path}"]) == 2
     assert "without a finished run" in capsys.readouterr().err

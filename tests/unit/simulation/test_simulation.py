@@ -108,6 +108,7 @@ def test_the_command_writes_traces_and_a_table(tmp_path: Path, capsys: pytest.Ca
         ("faithful_rl.constraints.consistency.tau=1", "faithful_rl.constraints.consistency.tau"),
         ("faithful_rl.constraints.consistency.threshold=3", "faithful_rl.constraints.consistency.threshold: found 3"),
         ("faster", "expected key=value"),
+        ("out=/dev/null/traces", "out: found /dev/null/traces, which cannot be made (Not a directory), expected a writable directory."),
     ],
 )
 def test_bad_words_get_one_message_and_exit_code_two(word: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
