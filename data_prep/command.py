@@ -145,15 +145,15 @@ def _progress(console: Console) -> Iterator[Any]:
 
 def _summary(made: dict[str, Any], out: Path, console: Console) -> None:
     table = Table(title=f"{out}", title_justify="left")
-    for name in ("source", "read", "kept", "left out", "rejected", "mended", "chosen"):
+    for name in ("source", "read", "kept", "left out", "rejected", "noted", "chosen"):
         table.add_column(name, justify="left" if name == "source" else "right")
     chosen = made.get("chosen", {})
     for name, entry in made["sources"].items():
         rejected, notes = entry["rejected"], entry["notes"]
         why = "".join(f"\n{number} {reason}" for reason, number in rejected.items())
-        mended = "\n".join(f"{number} {note}" for note, number in notes.items())
+        noted = "\n".join(f"{number} {note}" for note, number in notes.items())
         counts = [entry["rows_read"], entry["kept"], entry["filtered"]]
-        table.add_row(name, *map(str, counts), f"{sum(rejected.values())}{why}", mended or "0", str(chosen.get(name, entry["kept"])))
+        table.add_row(name, *map(str, counts), f"{sum(rejected.values())}{why}", noted or "0", str(chosen.get(name, entry["kept"])))
     console.print(table)
     for name, entry in made["files"].items():
         rows = made["rows"].get(name)

@@ -58,6 +58,8 @@ def _convert(index: int, row: Any, request: Request) -> list[Record | Reject]:
     if request.options["strip_first_frame"]:
         options, gold_text = [option.removesuffix(_STRAY) for option in options], gold_text.removesuffix(_STRAY)
     metadata = {"question_type": stated, "answers_as_given": answers}
+    if len(options) > 1 and options[0] == gold_text:
+        notes = (*notes, "gold_was_first")  # in every row that anyone has checked; the manifest's count says so of this file
     if len(options) < 2:
         left_out = too_long(uid, gold_text, {"correct_answer": gold_text}, request)
         if left_out:

@@ -51,18 +51,22 @@ def _show_one(name: str, entry: Mapping[str, Any], console: Console) -> None:
     if others:
         told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} of {found['n']}" for kind, found in others.items())
         console.print(f"  accuracy by convention: {told}", markup=False, soft_wrap=True)
+    types = {kind: found["accuracy"] for kind, found in entry["by_task_type"].items()}
+    if len(types) > 1:
+        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} of {found['n']}" for kind, found in types.items())
+        console.print(f"  accuracy by task type: {told}", markup=False, soft_wrap=True)
     if entry.get("extractor"):
-        found = entry["extractor"]
-        agreed = "–" if found["agreement"] is None else f"{100 * found['agreement']:.1f}%"
-        kappa = "–" if not found["kappa"] or found["kappa"]["value"] is None else f"{found['kappa']['value']:.3f}"
-        console.print(
-            f"  answers read by {found['model']} too: {found['read']} read, {found['failed']} failed, agreement {agreed}, kappa {kappa}, "
-            f"{found['decided_by_model']} decided by it",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(f"  {read_by(entry['extractor'])}", markup=False, soft_wrap=True)
     for note in entry["notes"]:
         console.print(f"  note: {note}", markup=False, soft_wrap=True)
+
+
+def read_by(found: Mapping[str, Any]) -> str:
+    """What the extracting model read, and how far it agrees with the rule."""
+    agreed = "–" if found["agreement"] is None else f"{100 * found['agreement']:.1f}%"
+    kappa = "–" if not found["kappa"] or found["kappa"]["value"] is None else f"{found['kappa']['value']:.3f}"
+    counts = f"{found['read']} read, {found['failed']} failed"
+    return f"answers read by {found['model']} too: {counts}, agreement {agreed}, kappa {kappa}, {found['decided_by_model']} decided by it"
 
 
 def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:

@@ -7,27 +7,45 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from faithful_rl.evaluation.comparison import power_note
 from faithful_rl.evaluation.figures import CELLS
-from faithful_rl.evaluation.present import CELL_WORDS
+from faithful_rl.evaluation.present import CELL_WORDS, read_by
 from faithful_rl.report.evaluations import TABLES, Cell, Evaluations, Table
 from faithful_rl.report.styles import method_styles, page_colour
 
+POWER = ("accuracy", "inconsistency_rate")
 BY_TYPE = ("accuracy", "inconsistency_rate", "semantic_grounding", "right_for_a_false_reason")
 Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One benchmark in detail; `asked` is what was asked and scored, in words."""
+    """One benchmark in detail; `asked` is what was asked and scored, in words, `remarks` what a text model read and what a comparison
+    of two models could not have found."""
 
     benchmark: str
     asked: str
     tables: tuple[Table, ...]
+    remarks: tuple[str, ...] = ()
 
 
 def breakdowns(found: Evaluations) -> tuple[Breakdown, ...]:
     """Every benchmark in the order of the tables."""
-    return tuple(Breakdown(name, _asked(found, name), _tables(found, name)) for name in found.benchmarks)
+    return tuple(Breakdown(name, _asked(found, name), _tables(found, name), _remarks(found, name)) for name in found.benchmarks)
+
+
+def _remarks(found: Evaluations, benchmark: str) -> tuple[str, ...]:
+    read = [
+        f"{method}: {read_by(run.summary['benchmarks'][benchmark]['extractor'])}"
+        for method, runs in found.methods.items()
+        for run in runs
+        if run.summary["benchmarks"].get(benchmark, {}).get("extractor")
+    ]
+    entries = [
+        (method, tests[benchmark, metric]) for method, tests in found.tests.items() for metric in POWER if (benchmark, metric) in tests
+    ]
+    power = [f"{method} against {found.baseline}: {note}" for method, entry in entries if (note := power_note(entry))]
+    return (*read, *power)
 
 
 def facts(found: Evaluations) -> tuple[tuple[str, str], ...]:

@@ -1,5 +1,6 @@
 """Evaluations on benchmarks in the report: tables, marks of significance, coverage, seeds."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -97,3 +98,34 @@ def test_names_and_mistakes(directories: tuple[Path, Path], tmp_path: Path) -> N
         read([Named("x", tmp_path)])
     with pytest.raises(ConfigError, match="baseline: found 'nobody'"):
         read([Named("GRPO", directories[0])], "nobody")
+
+
+def test_what_lies_behind_the_figures(tmp_path: Path) -> None:
+    """Cells, conventions, task types, what a text model read, and what 80 questions cannot show."""
+    from faithful_rl.report.breakdowns import breakdowns, facts
+
+    directories = [put_evaluation(tmp_path / name, name, right, 0.25, ("scenes",)) for name, right in (("grpo", 0.5), ("fgrpo", 0.525))]
+    for directory in directories:
+        file = directory / "evaluation.json"
+        summary = json.loads(file.read_text())
+        entry = summary["benchmarks"]["scenes"]
+        accuracy = entry["metrics"]["accuracy"]
+        entry["conventions"] = {"per_question": accuracy, "per_pair": {"value": 0.25, "low": 0.1, "high": 0.4, "n": 40}}
+        entry["by_task_type"] = {"count": {"accuracy": {"value": 1.0, "low": 0.9, "high": 1.0, "n": 30}}, "side": {"accuracy": accuracy}}
+        kappa = {"value": 0.98, "low": 0.9, "high": 1.0, "n": 80}
+        entry["extractor"] = {"model": "small", "read": 79, "failed": 1, "agreement": 0.99, "kappa": kappa, "decided_by_model": 2}
+        summary["judges"] = {judge: {"is": "openai big", "version": "1"} for judge in ("consistency", "grounding")}
+        file.write_text(json.dumps(summary))
+    found = read([Named("GRPO", directories[0]), Named("FGRPO", directories[1])])
+    (detail,) = breakdowns(found)
+    assert (detail.benchmark, detail.asked) == ("scenes", "80 questions")
+    cells, conventions, types = detail.tables
+    # 40 of 80 are right and 20 contradict themselves: questions 13k mod 80 for k < 20, of which 0, 13, 26, 39, 11, 24, 37, 9, 22, 35, 7 are below 40
+    assert [cell.value for cell in cells.rows[0][2]] == ["29", "11", "31", "9", "0"]
+    assert conventions.columns == ("per_question", "per_pair")
+    assert (conventions.rows[0][2][1].value, conventions.rows[0][2][1].coverage) == ("25.0", "n = 40")
+    assert (types.title, [cell.value for cell in types.rows[1][2]]) == ("Accuracy % by task type", ["100.0", "52.5"])
+    assert "GRPO: answers read by small too: 79 read, 1 failed, agreement 99.0%, kappa 0.980, 2 decided by it" in detail.remarks
+    assert any(remark.startswith("FGRPO against GRPO: scenes, accuracy: 80 questions show a difference of") for remark in detail.remarks)
+    told = dict(facts(found))
+    assert (told["questions"], told["responses scored"], told["judges"]) == ("80", "all", "openai big")
