@@ -69,14 +69,18 @@ def load_image(
 
 
 def inside_root(name: str, root: Path | None) -> Path:
-    """The file `name` below `root`, links followed. Raises Unusable when it leaves the root or is no file."""
+    """The file `name` below `root`, links followed. Raises Unusable when it leaves the root or is no file.
+
+    A snapshot of the hub's cache consists of links into the `blobs` of the same repository: those belong to it.
+    """
     if root is None:
         raise Unusable("image_missing", f"the path {name!r} needs an image root (option images=DIR)")
     if not name or "\0" in name:
         raise Unusable("image_missing", f"{name!r} is no path")
     base = _real(os.fspath(root))
     path = Path(os.path.realpath(os.path.join(base, name)))
-    if os.path.commonpath((base, path)) != base:
+    outside = os.path.commonpath((base, path)) != base
+    if outside and not (_below(os.path.normpath(os.path.join(base, name)), base) and _below(os.fspath(path), _blobs(base))):
         raise Unusable("image_outside_root", f"{name!r} leaves the image root")
     try:
         found = path.is_file()
@@ -90,6 +94,18 @@ def inside_root(name: str, root: Path | None) -> Path:
 @lru_cache(maxsize=64)
 def _real(root: str) -> str:
     return os.path.realpath(root)
+
+
+@lru_cache(maxsize=64)
+def _blobs(base: str) -> str:
+    """Where the files of a hub's snapshot lie, for a root inside one; "" elsewhere."""
+    snapshots = next((folder for folder in (Path(base), *Path(base).parents) if folder.name == "snapshots"), None)
+    blobs = snapshots.parent / "blobs" if snapshots else None
+    return os.path.realpath(blobs) if blobs is not None and blobs.is_dir() else ""
+
+
+def _below(path: str, folder: str) -> bool:
+    return bool(folder) and os.path.commonpath((folder, path)) == folder
 
 
 def read_file(path: Path) -> bytes:

@@ -65,5 +65,5 @@ SOURCE = Source(
     describe="SAT-Real, evaluation only, every order of options",
     count=lambda location, options: parquet_count(files(location, options)),
     options={"circular": True},
-    hub_files=lambda options: ["SAT_test.parquet"],
+    hub_files=lambda options: ["SAT_test.parquet", "data/test-*.parquet"],  # array/SAT and array/SAT-v2
 )

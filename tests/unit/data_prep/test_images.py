@@ -107,3 +107,17 @@ def test_paths_stay_inside_the_root(tmp_path: Path) -> None:
 def test_a_truncated_image_passes_only_where_nobody_looks() -> None:
     jpeg = sets.jpeg(300, 200, (10, 10, 100, 100))
     assert load_image(jpeg[: len(jpeg) // 2], verify=False)[0].wh == (300, 200)
+
+
+def test_links_of_the_hubs_cache_stay_inside_their_repository(tmp_path: Path) -> None:
+    """snapshots/COMMIT/images/1.jpg -> ../../../blobs/HASH, as huggingface_hub lays its cache out."""
+    repository = tmp_path / "datasets--MMVP--MMVP"
+    sets.put(repository / "blobs" / "0a1b", sets.jpeg(8, 6))
+    secret = sets.put(tmp_path / "secret.jpg", sets.jpeg(8, 8))
+    root = repository / "snapshots" / "c0ffee" / "MMVP Images"
+    root.mkdir(parents=True)
+    (root / "1.jpg").symlink_to("../../../blobs/0a1b")
+    (root / "2.jpg").symlink_to(secret)
+    assert load_image("1.jpg", root=root)[0].wh == (8, 6)
+    assert refused("2.jpg", root=root) == "image_outside_root"
+    assert refused("../../../blobs/0a1b", root=root) == "image_outside_root"  # a row may not name a blob itself
