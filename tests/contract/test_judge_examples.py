@@ -1,12 +1,18 @@
 """The files that README shows are such as `serve` and `score` take, and the rollouts to try are judged as their names say."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import pytest
 
+from faithful_rl.config import FaithfulRLConfig
 from faithful_rl.judge_pool.settings import load
-from faithful_rl.judges.backend import build_backend
+from faithful_rl.judges.backend import BACKENDS, build_backend
+from faithful_rl.judges.calibration.attacks import BENIGN, load_attacks
+from faithful_rl.judges.calibration.cases import read_cases
+from faithful_rl.judges.calibration.records import DEFAULT_DIRECTORY
+from faithful_rl.judges.language_judge import LanguageSettings
 from faithful_rl.judges.request import JudgeRequest
 from faithful_rl.types import Score, SentenceVerdict
 
@@ -19,6 +25,28 @@ def test_the_examples_are_valid_in_every_key(name: str, backends: tuple[str, str
     assert {judge: one.backend for judge, one in settings.judges.items()} == dict(zip(("consistency", "grounding"), backends, strict=True))
     for judge in settings.judges:
         build_backend(settings.backend_settings(judge))  # refuses keys that it does not know
+
+
+def test_the_page_about_judges_says_what_is_so() -> None:
+    page = (EXAMPLES.parent / "judges.md").read_text()
+    root = EXAMPLES.parents[1]
+    for name in re.findall(r"docs/examples/[\w.]+", page):
+        assert (root / name).is_file(), name
+    for name in re.findall(r"faithful_rl/[\w/]+\.py|judge_pool/[\w/]+\.py", page):
+        assert (root / name).is_file() or (root / "faithful_rl" / name).is_file(), name
+    for name in re.findall(r"\]\(([\w./]+)\)", page):
+        assert (EXAMPLES.parent / name).resolve().is_file(), name
+    attacks = sum(attack.family != BENIGN for attack in load_attacks())
+    plain = LanguageSettings()
+    for told in (
+        f"{len(read_cases('shipped'))} labelled cases",
+        f"puts {attacks} texts",
+        f"({plain.max_reasoning_characters:,}) or `max_sentences` ({plain.max_sentences})",
+        f"`faithful_rl.coverage_floor` ({FaithfulRLConfig().coverage_floor})",
+        f"`{DEFAULT_DIRECTORY}/`",
+    ):
+        assert told in page, told
+    assert set(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == {"backend", *BACKENDS} - {"fake"}
 
 
 def test_rollouts_to_try_have_the_verdicts_that_their_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
