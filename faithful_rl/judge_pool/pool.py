@@ -26,6 +26,7 @@ from faithful_rl.judge_pool.messages import Description, Health, State
 from faithful_rl.judge_pool.registry import LOOK_SECONDS, Registry
 from faithful_rl.judge_pool.replica import CLOSE_SECONDS, Replica
 from faithful_rl.judge_pool.settings import JudgeSettings, PoolSettings, replica_name, split_replica_name, to_mapping
+from faithful_rl.judge_pool.vllm_settings import check_gpus
 from faithful_rl.judges.backend import build_backend
 
 CALL_SECONDS = 30.0  # for an actor to take a short call on a busy machine
@@ -175,7 +176,9 @@ def stop(name: str, drain_seconds: float = 30.0) -> Stopped:
 
 def _check_backends(settings: PoolSettings) -> None:
     """Building starts nothing, and checks every key."""
-    for judge in settings.judges:
+    for judge, own in settings.judges.items():
+        if own.backend == "vllm":
+            check_gpus(judge, own.num_gpus, own.options)
         try:
             build_backend(settings.backend_settings(judge))
         except ConfigError as error:

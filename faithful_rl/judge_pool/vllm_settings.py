@@ -215,6 +215,18 @@ class VllmSettings:
         return f"{self.model if folder is None else folder.name}@{digest}"
 
 
+def check_gpus(key: str, num_gpus: float, options: Mapping[str, Any]) -> None:
+    """A server gets no more GPUs than Ray sets aside for its replica. Nothing is said of a replica for which none are set aside.
+
+    Raises:
+        ConfigError: `key` (`grounding`) names a judge that shards its model over more.
+    """
+    size = options.get("tensor_parallel_size") or 1
+    if isinstance(size, int) and num_gpus > 0 and size > max(1.0, num_gpus):
+        found = f"{num_gpus:g} for a replica of {key} with tensor_parallel_size {size}"
+        raise ConfigError(f"{key}.num_gpus", found, f"at least {size}", f"Set {key}.num_gpus={size}, or lower tensor_parallel_size.")
+
+
 def runs_on_cpu() -> bool:
     """Whether the installed vLLM is its CPU build.
 

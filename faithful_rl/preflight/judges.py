@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig, JudgeConfig
+from faithful_rl.judge_pool.vllm_settings import check_gpus
 from faithful_rl.judges.backend import build_backend
 from faithful_rl.judges.calibration import uncalibrated_warning
 
@@ -19,6 +20,8 @@ def check(typed: FaithfulRLConfig) -> None:
         ConfigError: a backend's settings are wrong, or its model's directory is incomplete.
     """
     for judge, own in _own(typed).items():
+        if own.backend == "vllm":
+            check_gpus(f"faithful_rl.judges.{judge}", own.num_gpus, own.options)
         _version(judge, own)
 
 

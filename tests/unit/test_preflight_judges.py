@@ -50,3 +50,16 @@ def test_a_key_that_is_not_here_is_told_and_never_shown(monkeypatch: pytest.Monk
 def test_exact_judges_and_pools_have_nothing_to_tell() -> None:
     assert judges.warnings(composed()[1]) == []
     assert judges.warnings(composed("judges=pool")[1]) == []
+
+
+def test_a_server_is_not_sharded_over_more_gpus_than_its_replica_has() -> None:
+    words = ["faithful_rl.judges.grounding.backend=vllm", "faithful_rl.judges.grounding.num_gpus=1"]
+    options = ["+faithful_rl.judges.grounding.options.model=org/model", "+faithful_rl.judges.grounding.options.tensor_parallel_size=2"]
+    with pytest.raises(ConfigError) as caught:
+        judges.check(composed(*words, *options)[1])
+    assert str(caught.value) == (
+        "faithful_rl.judges.grounding.num_gpus: found 1 for a replica of faithful_rl.judges.grounding with tensor_parallel_size 2, expected "
+        "at least 2. Set faithful_rl.judges.grounding.num_gpus=2, or lower tensor_parallel_size."
+    )
+    judges.check(composed(words[0], "faithful_rl.judges.grounding.num_gpus=2", *options)[1])
+    judges.check(composed(words[0], "faithful_rl.judges.grounding.num_gpus=0.5", options[0])[1])
