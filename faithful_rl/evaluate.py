@@ -8,7 +8,7 @@
   data=DIR               folder that holds each benchmark's files; locations.NAME=PATH or a hub id for one of them
   judges=none|scene|...  none; the exact judge of scenes; FILE.yaml; judges.pool=NAME; or judges.backend=openai judges.base_url=...
   mode=reasoning         reasoning, no_reasoning or text_instead_of_image
-  predictions=FILE       score responses that exist already (JSON Lines or parquet; columns.uid=..., columns.response=...)
+  predictions=FILE       score responses that exist already (JSON or parquet; columns.uid=..., columns.response=...)
   extractor.backend=...  a text model that reads answers beside the rules (extractor.base_url=..., extractor.model=...)
   against=DIR            another evaluation: paired tests with it
 Every key with its default: faithful_rl/evaluation/settings.py and docs/evaluation.md.

@@ -1,8 +1,9 @@
-"""Responses that exist already: JSON Lines or parquet of any tool, matched to questions by uid or by the benchmark's own id."""
+"""Responses that exist already: JSON Lines, a JSON list or parquet of any tool, matched to questions by uid or the benchmark's own id."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -57,7 +58,7 @@ def read_predictions(path: str, columns: Mapping[str, str], ids: Mapping[str, st
     unknown: list[str] = []
     repeated: list[str] = []
     for number, row in enumerate(rows, 1):
-        said = str(row.get(names["uid"]))
+        said = _id(row.get(names["uid"]))
         uid = said if said in ids else own.get(said)
         if uid is None:
             unknown.append(said)
@@ -93,15 +94,40 @@ def _by_own_id(ids: Mapping[str, str]) -> dict[str, str]:
 
 
 def _rows(path: Path, key: str) -> list[dict[str, Any]]:
+    expected = "JSON Lines, a JSON list or parquet with responses"
+    rows: list[dict[str, Any]] | None
     if not path.is_file():
-        raise ConfigError(key, f"{path}, which does not exist", "JSON Lines or parquet with responses", "Correct the path.")
+        raise ConfigError(key, f"{path}, which does not exist", expected, "Correct the path.")
     try:
-        rows = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else [row for _, row in read_jsonl(path)]
+        if path.suffix == ".parquet":
+            rows = pq.read_table(path).to_pylist()
+        else:
+            rows = _json_list(path) if path.suffix == ".json" else None
+            rows = [row for _, row in read_jsonl(path)] if rows is None else rows
     except (ValueError, pa.ArrowException, OSError) as error:
-        raise ConfigError(key, f"{path}, which cannot be read ({error})", "JSON Lines or parquet with responses", "Correct it.") from error
+        raise ConfigError(key, f"{path}, which cannot be read ({error})", expected, "Correct it.") from error
     if not rows:
         raise ConfigError(key, f"{path}, which is empty", "responses", "Correct the path.")
     return rows
+
+
+def _id(value: Any) -> str:
+    """An id as text; `7.0`, which tables make of 7 when another row lacks one, is 7."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _json_list(path: Path) -> list[dict[str, Any]] | None:
+    """The objects of one JSON list; None where the file is none, so that it is read line by line. Raises ValueError for another list."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return None
+    if not isinstance(found, list):
+        return None
+    wrong = next((number for number, row in enumerate(found) if not isinstance(row, dict)), None)
+    if wrong is not None:
+        raise ValueError(f"entry {wrong} is a JSON {type(found[wrong]).__name__}, expected an object")
+    return found
 
 
 def _line(uid: str, row: Mapping[str, Any], names: Mapping[str, str], where: str) -> dict[str, Any]:
@@ -115,7 +141,8 @@ def _line(uid: str, row: Mapping[str, Any], names: Mapping[str, str], where: str
         line["answer"] = _writable(answer if isinstance(answer, str) else json.dumps(answer))
     line["truncated"] = _truncated(row.get(names["truncated"]))
     tokens = row.get(names["response_tokens"])
-    line["response_tokens"] = int(tokens) if isinstance(tokens, int | float) and not isinstance(tokens, bool) and tokens >= 0 else None
+    counted = isinstance(tokens, int | float) and not isinstance(tokens, bool) and 0 <= tokens < math.inf
+    line["response_tokens"] = int(tokens or 0) if counted else None
     return line
 
 

@@ -150,6 +150,23 @@ def test_predictions_match_by_uid_or_by_the_benchmarks_own_id(tmp_path: Path) ->
     assert found.remarks == ()
 
 
+def test_numbers_as_tables_write_them(tmp_path: Path) -> None:
+    file = predictions(tmp_path / "p.jsonl", {"uid": 7.0, "response": "a", "response_tokens": float("inf")}, {"uid": "q1", "response": "b"})
+    found = read_predictions(str(file), {}, {"m-7": "7", "q1": ""}, "m")
+    assert found.lines["m-7"] == {"uid": "m-7", "response": "a", "truncated": None, "response_tokens": None}
+
+
+def test_predictions_from_a_json_list(tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text(json.dumps([{"uid": "m-1", "response": "A"}], indent=1))
+    assert read_predictions(str(path), {}, {"m-1": ""}, "m").lines["m-1"]["response"] == "A"
+    path.write_text('{"uid": "m-1", "response": "B"}\n')  # JSON Lines under that name
+    assert read_predictions(str(path), {}, {"m-1": ""}, "m").lines["m-1"]["response"] == "B"
+    path.write_text('["A"]')
+    with pytest.raises(ConfigError, match="entry 0 is a JSON str"):
+        read_predictions(str(path), {}, {"m-1": ""}, "m")
+
+
 def test_predictions_from_parquet(tmp_path: Path) -> None:
     rows = [{"idx": uid, "text": "x", "tokens": 3.0, "cut": uid == "q1"} for uid in IDS]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "p.parquet")
