@@ -206,8 +206,8 @@ def run(plan: Plan, only_report: bool = False) -> int:
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        found = f"{plan.out}, which cannot be made ({error.strerror})"
-        raise ConfigError("out", found, "a writable directory", "Choose another one.") from error
+        problem = f"{plan.out}, which cannot be made ({error.strerror})"
+        raise ConfigError("out", problem, "a writable directory", "Choose another one.") from error
     if not only_report:
         _check_finished(plan)
         with ThreadPoolExecutor(max_workers=plan.jobs) as pool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,6 +17,7 @@ MULTIPLIER_KINDS = ("dual_ascent", "fixed", "pi", "pid", "schedule")
 DIRECTIONS = ("at_least", "at_most")
 THRESHOLD_KINDS = ("constant", "linear", "relative")
 NO_MASK = "none"
+RESERVED = ("task", "coupled")  # what the advantage calls its own parts
 GROUNDED = ("semantic_grounding", "correct_sentence_count", "judged_sentence_count")  # known where the grounding judge was asked
 JUDGED = ("consistency", *GROUNDED)
 RIGHT_ONLY = ("accuracy", *JUDGED)  # masks that let no rollout in whose answer is wrong, where judges are not asked about those
@@ -85,6 +87,13 @@ def validate_constraint(name: str, constraint: ConstraintConfig, columns: Mappin
     """Check one constraint against the columns that rewards produce (default: `known_columns()`)."""
     columns = known_columns() if columns is None else columns
     key = f"constraints.{name}"
+    require(
+        re.fullmatch(r"[a-z][a-z0-9_]{0,63}", name) is not None and name not in RESERVED,
+        "constraints",
+        name,
+        f"a name of lower case letters, digits and '_', because it stands in the names of metrics, and none of {', '.join(RESERVED)}",
+        f"Choose another name, with column: {constraint.column or name}.",
+    )
     column = constraint.column or name
     one_of(f"{key}.column" if constraint.column else "constraints", column, tuple(columns))
     one_of(f"{key}.direction", constraint.direction, DIRECTIONS)

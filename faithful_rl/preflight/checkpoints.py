@@ -11,11 +11,13 @@ from faithful_rl.verl_plugin import checkpoint  # plain files; imports neither v
 
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    """Refuse a checkpoint of another recipe, of another number of workers, or one that is not whole.
+    """Refuse settings of which no checkpoint could be resumed as promised, and a checkpoint of another recipe, of another number of
+    workers, or one that is not whole.
 
     Raises:
-        ConfigError: naming the folder and every key that differs.
+        ConfigError: naming the key, or the folder and every key that differs.
     """
+    checkpoint.refuse_unsupported(config)
     trainer = config["trainer"]
     if trainer["resume_mode"] == "auto":
         folder = checkpoint.find_resumable(Path(trainer["default_local_dir"]))

@@ -103,8 +103,11 @@ def check_slots(config: Mapping[str, Any], typed: FaithfulRLConfig, offered: Map
 
 
 def check_output_dir(path: str) -> None:
-    """The nearest existing folder of `path` must be writable. Creates nothing."""
+    """The nearest existing folder of `path` must be one and writable. Creates nothing."""
     folder = nearest_folder(path)
+    inside = next((parent for parent in Path(path or "outputs").absolute().parents if parent.exists() and not parent.is_dir()), None)
+    if inside is not None:
+        raise ConfigError("faithful_rl.output_dir", f"{path} below the file {inside}", "a directory", "Choose another one.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigError(
             "faithful_rl.output_dir", f"{path} in {folder}, which cannot be written", "a writable directory", "Choose another one."

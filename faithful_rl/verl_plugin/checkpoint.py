@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from faithful_rl.config import FaithfulRLConfig
+from faithful_rl.config import ConfigError, FaithfulRLConfig
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,8 @@ def identity(config: FaithfulRLConfig, training: Mapping[str, Any]) -> dict[str,
         **dict(_leaves("faithful_rl.advantage", asdict(config.advantage))),
         **training,
     }
+    if config.rewards.design != "paper":  # absent from the checkpoints of all runs without one
+        facts["faithful_rl.rewards.design"] = config.rewards.design
     for name, constraint in config.constraints.items():
         facts.update(_leaves(f"faithful_rl.constraints.{name}", asdict(constraint)))
     return facts
@@ -225,17 +227,28 @@ def training_facts(config: Any) -> dict[str, Any]:
 def refuse_unsupported(config: Any) -> None:
     """Settings under which what this package promises would not hold.
 
+    Args:
+        config: mappings or an OmegaConf tree with `algorithm` and `actor_rollout_ref.actor`.
+
     Raises:
-        ValueError: naming the key, what was found and what to set instead.
+        ConfigError: naming the key, what was found and what to set instead.
     """
-    if config.algorithm.adv_estimator != "grpo":
-        raise ValueError(
-            f"algorithm.adv_estimator is {config.algorithm.adv_estimator!r}: the constrained advantage replaces it and needs "
-            "verl's critic-free path, set it to grpo"
+    algorithm, actor = config["algorithm"], config["actor_rollout_ref"]["actor"]
+    if algorithm["adv_estimator"] != "grpo":
+        raise ConfigError(
+            "algorithm.adv_estimator",
+            repr(algorithm["adv_estimator"]),
+            "grpo: the constrained advantage takes its place, and needs verl's critic-free path",
+            "Leave it out; advantages are chosen by faithful_rl.advantage.kind.",
         )
-    if config.algorithm.use_kl_in_reward:
-        raise ValueError("algorithm.use_kl_in_reward is true: the penalty would enter the advantages twice, use actor.use_kl_loss instead")
-    if config.actor_rollout_ref.actor.get("checkpoint", {}).get("async_save", False):
-        raise ValueError(
-            "actor_rollout_ref.actor.checkpoint.async_save is true: nobody then knows when a checkpoint is whole, set it to false"
+    if algorithm["use_kl_in_reward"]:
+        raise ConfigError(
+            "algorithm.use_kl_in_reward",
+            True,
+            "false: the penalty would enter the advantages twice",
+            "Use actor_rollout_ref.actor.use_kl_loss instead.",
+        )
+    if (actor.get("checkpoint") or {}).get("async_save", False):
+        raise ConfigError(
+            "actor_rollout_ref.actor.checkpoint.async_save", True, "false: nobody would know when a checkpoint is whole", "Leave it out."
         )

@@ -135,6 +135,7 @@ def weighted(kind: str = "gdpo", **weights: Any) -> dict[str, Any]:
         {"method": "grpo", "constraints": {}, "advantage": {"kind": "additive"}},
         {"constraints": {"response_tokens": SHORT}, "advantage": {"kind": "multiplicative"}},
         {**demand(mask="none"), "judges": {"ask_masked": True}},
+        {"constraints": {"whole_task": {"threshold": 0.5, "mask": "none", "column": "task"}}, "advantage": {"kind": "additive"}},
         demand(mask="judged_sentence_count"),
         {"rewards": {"design": "vanilla"}, "constraints": {"think_tag": {"threshold": 0.5, "mask": "none"}}},
         {**weighted(task={}, rethink_tag={}), "rewards": {"design": "mixture"}},
@@ -147,6 +148,13 @@ def test_open_constraints_multipliers_and_advantages_are_taken(changes: dict[str
 @pytest.mark.parametrize(
     ("changes", "key", "part"),
     [
+        ({"constraints": {"short/answers": {**SHORT, "column": "response_tokens"}}}, "constraints", "Choose another name, with column"),
+        ({"constraints": {"coupled": {**SHORT, "column": "response_tokens"}}}, "constraints", "none of task, coupled"),
+        (
+            {"constraints": {"task": {"threshold": 0.5, "mask": "none"}}, "advantage": {"kind": "additive"}},
+            "constraints",
+            "Choose another name, with column: task.",
+        ),
         ({"constraints": {"lengthh": SHORT}}, "constraints", "one of task, accuracy, format, consistency"),
         ({"constraints": {"short": {**SHORT, "column": "tokens"}}}, "constraints.short.column", "response_tokens"),
         (demand(mask="right"), "constraints.consistency.mask", "one of none, task, accuracy"),

@@ -348,6 +348,17 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         [],
         "faithful_rl.output_dir: found the file {root}/out, expected a directory. Choose another faithful_rl.output_dir.",
     ),
+    "an advantage of verl's": (
+        nothing,
+        ["algorithm.adv_estimator=gae"],
+        "algorithm.adv_estimator: found 'gae', expected grpo: the constrained advantage takes its place, and needs verl's critic-free path. "
+        "Leave it out; advantages are chosen by faithful_rl.advantage.kind.",
+    ),
+    "output directory below a file": (
+        nothing,
+        ["faithful_rl.output_dir=/dev/null/run"],
+        "faithful_rl.output_dir: found /dev/null/run below the file /dev/null, expected a directory. Choose another one.",
+    ),
     "unknown mode": (nothing, ["mode=dry"], "mode: found 'dry', expected train or check. Leave it out to train."),
     "several runs by the command for one": (
         nothing,

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from faithful_rl.config import ConstraintConfig, FaithfulRLConfig, MultiplierConfig
+from faithful_rl.config import ConstraintConfig, FaithfulRLConfig, MultiplierConfig, RewardsConfig
 from faithful_rl.verl_plugin import checkpoint
 from faithful_rl.verl_plugin.checkpoint import CheckpointError
 
@@ -101,6 +101,11 @@ def test_pruning_keeps_the_newest_complete_ones(tmp_path: Path) -> None:
     assert checkpoint.prune(tmp_path, keep=None) == []
 
 
+def test_the_design_is_part_of_the_identity_where_there_is_one() -> None:
+    plain, designed = FaithfulRLConfig(recipe="grpo_tiny"), FaithfulRLConfig(recipe="grpo_tiny", rewards=RewardsConfig("vanilla"))
+    assert checkpoint.identity(designed, {}) == {**checkpoint.identity(plain, {}), "faithful_rl.rewards.design": "vanilla"}
+
+
 def test_identity_holds_every_setting_of_every_constraint() -> None:
     constraint = ConstraintConfig(threshold=0.95, mask="accuracy", multiplier=MultiplierConfig(step_size=0.05))
     config = FaithfulRLConfig(recipe="fgrpo_tiny", constraints={"consistency": constraint})
@@ -116,9 +121,9 @@ def test_identity_holds_every_setting_of_every_constraint() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"algorithm": {"adv_estimator": "gae"}}, "algorithm.adv_estimator is 'gae'"),
-        ({"algorithm": {"use_kl_in_reward": True}}, "algorithm.use_kl_in_reward is true"),
-        ({"actor_rollout_ref": {"actor": {"checkpoint": {"async_save": True}}}}, "async_save is true"),
+        ({"algorithm": {"adv_estimator": "gae"}}, "algorithm.adv_estimator: found 'gae', expected grpo"),
+        ({"algorithm": {"use_kl_in_reward": True}}, "algorithm.use_kl_in_reward: found True, expected false"),
+        ({"actor_rollout_ref": {"actor": {"checkpoint": {"async_save": True}}}}, "async_save: found True, expected false"),
     ],
 )
 def test_settings_that_would_break_a_promise_are_refused(change: dict[str, Any], message: str) -> None:
