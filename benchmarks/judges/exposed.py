@@ -141,7 +141,10 @@ def compared(replays: dict[str, list[list[Times]]]) -> dict[str, Any]:
             "exposed_seconds": statistics.median(exposed),
             "exposed_seconds_each": exposed,
             "judging_seconds": statistics.median(busy),
-            "share_not_hidden": statistics.median(one / all_of if all_of else 0.0 for one, all_of in zip(exposed, busy, strict=True)),
+            # At most 1: what is sent late, because this process was busy, is exposed before a judge is.
+            "share_not_hidden": statistics.median(
+                min(1.0, one / all_of) if all_of else 0.0 for one, all_of in zip(exposed, busy, strict=True)
+            ),
         }
     without = result["without_overlap"]["exposed_seconds"]
     result["exposed_ratio"] = result["with_overlap"]["exposed_seconds"] / without if without else None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -183,6 +185,33 @@ def test_a_replay_sends_as_texts_end_or_after_the_last() -> None:
     early, masked, last = replayed(False)
     assert masked == T(0.1, 0.1, 0.1)
     assert min(early.sent, last.sent) >= 0.2
+
+
+def test_both_ways_are_measured_in_turns_against_both_judges(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[tuple[float, int, dict[str, Any]]] = []
+
+    @contextmanager
+    def pool(latency: float, replicas: int, **more: Any) -> Iterator[None]:
+        served.append((latency, replicas, more))
+        yield
+
+    class Quick:
+        async def ask(self, request: Any) -> Score:
+            await asyncio.sleep(0.01)
+            return Score(1.0)
+
+    monkeypatch.setattr(pool_load, "served", pool)
+    monkeypatch.setattr(pool_load, "new_asked", lambda: pool_load.Asked({"consistency": Quick()}))
+    request = pool_load.scene_requests(1)[0]
+    found = exposed.measure(exposed.Phase("made", [request] * 3, [0.02, 0.04, 0.06], [True, False, True]), 0.05, 2, 2)
+    assert served == [(0.05, 2, {"limits": {}}), (0.5, 2, {"limits": {"concurrency_per_replica": 8}})]
+    assert found["phase"] == {"source": "made", "rollouts": 3, "judged": 2, "generation_seconds": 0.06}
+    assert (found["repeats"], found["unscored"]) == (2, 0)
+    assert set(found["judges"]) == {"fast", "slow"}
+    for one in found["judges"].values():
+        assert len(one["with_overlap"]["exposed_seconds_each"]) == len(one["without_overlap"]["exposed_seconds_each"]) == 2
+        assert one["without_overlap"]["share_not_hidden"] == 1.0
+        assert min(one["with_overlap"]["exposed_seconds_each"]) > 0
 
 
 def test_a_kept_phase_ends_by_length_and_leaves_masked_ones_out(run_dir: Path) -> None:
