@@ -28,7 +28,7 @@ from faithful_rl.types import FAILURES, Reason, ScoredRollout
 
 IN_FLIGHT = 256  # rollouts at the same time; the pool's own limits come on top
 _ENDS = frozenset(reason.name.lower() for reason in FAILURES)
-ROW_KEYS = ("response", "ground_truth", "reward_model", "extra_info", "images", "image_png_base64")
+ROW_KEYS = ("response", "ground_truth", "reward_model", "extra_info", "images", "image_png_base64", "image_count")
 
 
 @dataclass(frozen=True)
@@ -178,7 +178,8 @@ def _reference(row: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     truth = row.get("ground_truth") or (row.get("reward_model") or {}).get("ground_truth")
     if row.get("images"):
         extra_info["images"] = row["images"]
-    elif row.get("image_png_base64"):
+    elif row.get("image_png_base64") and int(row.get("image_count") or 1) == 1:
+        # A run keeps the first of several images: judged by it alone, sentences about the others would be called false.
         try:
             extra_info["images"] = [base64.b64decode(row["image_png_base64"], validate=True)]
         except (ValueError, TypeError) as error:

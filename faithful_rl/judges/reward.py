@@ -123,7 +123,8 @@ async def score_parsed(
 
 
 def request_from(parsed: ParsedResponse, extra_info: Mapping[str, Any]) -> JudgeRequest:
-    """What the judges may see of one rollout; absent columns become empty."""
+    """What the judges may see of one rollout; absent columns become empty. An image that cannot be read keeps its place, empty: a judge
+    says so, and does not take the next one for it."""
 
     def text(key: str) -> str:
         value = extra_info.get(key)
@@ -131,7 +132,7 @@ def request_from(parsed: ParsedResponse, extra_info: Mapping[str, Any]) -> Judge
 
     options = extra_info.get("options")
     found = extra_info.get("images")
-    images = tuple(data for image in ([] if found is None else found) if (data := _encoded(image)))
+    images = tuple(_encoded(image) for image in ([] if found is None else found))
     return JudgeRequest(
         uid=text("uid") or text("index"),
         question=text("question"),
@@ -145,22 +146,22 @@ def request_from(parsed: ParsedResponse, extra_info: Mapping[str, Any]) -> Judge
     )
 
 
-def _encoded(image: Any) -> bytes | None:
-    """The bytes of an image file, from bytes, a path, or {"bytes": ..., "path": ...} as data files hold it; None for anything else."""
+def _encoded(image: Any) -> bytes:
+    """The bytes of an image file, from bytes, a path, or {"bytes": ..., "path": ...} as data files hold it; empty for anything else."""
     data = (image.get("bytes") or image.get("path")) if isinstance(image, Mapping) else image
     if isinstance(data, str) and data:
-        return _read(data)
-    return data if isinstance(data, bytes) and data else None
+        try:
+            return _read(data)
+        except (OSError, ValueError) as error:  # ValueError: a path that no file can have
+            logger.warning("image %s cannot be read: %s", data, error)
+            return b""
+    return data if isinstance(data, bytes) else b""
 
 
 @functools.lru_cache(maxsize=64)
-def _read(path: str) -> bytes | None:
-    """A group of rollouts shares its images: they are read once. An unreadable file is no image, which a judge then says."""
-    try:
-        return Path(path.removeprefix("file://")).read_bytes()
-    except OSError as error:
-        logger.warning("image %s cannot be read: %s", path, error)
-        return None
+def _read(path: str) -> bytes:
+    """A group of rollouts shares its images: they are read once, and once more after a failure. Raises OSError, ValueError."""
+    return Path(path.removeprefix("file://")).read_bytes()
 
 
 def _frames(extra_info: Mapping[str, Any], images: int) -> tuple[tuple[int, int], ...]:

@@ -33,6 +33,13 @@ def first_image_base64(raw_prompt: Sequence[Mapping[str, Any]]) -> str | None:
     return None
 
 
+def image_count(raw_prompt: Sequence[Mapping[str, Any]]) -> int:
+    """Images of a chat prompt: a record keeps the first only, and who judges it anew must know that there are others."""
+    contents = [message.get("content") for message in raw_prompt]
+    parts = [part for content in contents if isinstance(content, list | tuple) for part in content]
+    return sum(isinstance(part, Mapping) and part.get("type") == "image" for part in parts)
+
+
 def _png_base64(part: Mapping[str, Any]) -> str | None:
     data, image = part.get("bytes"), part.get("image")
     if isinstance(data, bytes) and data.startswith(b"\x89PNG"):
@@ -97,6 +104,7 @@ def record(
         "ground_truth": (fields.get("reward_model") or {}).get("ground_truth"),
         "response": response,
         "image_png_base64": first_image_base64(fields.get("raw_prompt") or ()),
+        "image_count": image_count(fields.get("raw_prompt") or ()),
         "image_wh": size,
         "image_resized_wh": resized_size(size, extra),
         "boxes_predicted": judged.get("boxes_predicted", []),

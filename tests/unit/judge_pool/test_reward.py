@@ -89,9 +89,18 @@ def test_images_are_taken_from_extra_info(clients: dict[str, Any], tmp_path: Pat
     images = [b"one", {"bytes": b"two", "path": ""}, {"bytes": None, "path": "gone.png"}, 3, str(tmp_path / "four.png")]
     call(RIGHT, extra_info=EXTRA | {"images": images, "scene_json": None})
     request = clients["grounding"].requests[0]
-    assert request.images == (b"one", b"two", b"four")
+    assert request.images == (b"one", b"two", b"", b"", b"four"), "what cannot be read keeps its place: image 5 stays image 5"
     assert request.frames == ()
     assert (request.uid, request.question, request.options, request.scene_json) == ("q1", "Where is it?", ("left", "right"), "")
+
+
+def test_an_image_that_comes_late_is_read_then(clients: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "late.png"
+    for content in (b"", b"picture"):
+        if content:
+            file.write_bytes(content)
+        call(RIGHT, extra_info=EXTRA | {"images": [f"file://{file}", "a\0b"]})
+        assert clients["grounding"].requests[-1].images == (content, b"")
 
 
 def test_boxes_are_in_the_frame_of_the_resized_images(clients: dict[str, Any]) -> None:

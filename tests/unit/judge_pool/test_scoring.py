@@ -85,6 +85,13 @@ def test_a_file_is_scored_in_its_order(clients: type[Client], tmp_path: Path) ->
     assert "semantic_grounding   1.000        2   masked 1" in shown.get()
 
 
+def test_the_first_of_several_images_is_not_taken_for_all(clients: type[Client], tmp_path: Path) -> None:
+    image = base64.b64encode(b"first").decode()
+    rows = scoring.read_rows(jsonl(tmp_path, *(row(image_png_base64=image, image_count=number) for number in (1, 2))))
+    asyncio.run(scoring.score_rows(rows, "lab"))
+    assert [one.images for judge, one in clients.asked if judge == "grounding"] == [(b"first",), ()]
+
+
 def test_verls_own_columns_are_read_too(clients: type[Client], tmp_path: Path) -> None:
     file = tmp_path / "rollouts.parquet"
     verl = {

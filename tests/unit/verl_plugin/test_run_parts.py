@@ -62,6 +62,16 @@ def test_a_record_carries_its_first_image_as_png(part: dict[str, object]) -> Non
     assert rollout_dump.first_image_base64([{"role": "user", "content": "no image"}]) is None
 
 
+def test_a_record_says_how_many_images_the_question_has() -> None:
+    picture = {"type": "image", "bytes": png()}
+    prompt = [{"role": "system", "content": "s"}, {"role": "user", "content": [picture, {"type": "text", "text": "?"}, picture]}]
+    assert rollout_dump.image_count(prompt) == 2
+    assert rollout_dump.image_count([]) == rollout_dump.image_count([{"role": "user", "content": "no image"}]) == 0
+    fields = {"raw_prompt": prompt}
+    one = rollout_dump.record(step=1, split="train", decoding=None, group="g", response="", fields=fields, columns={}, judged_json="")
+    assert one["image_count"] == 2
+
+
 def test_records_are_json_whatever_the_row_is_made_of(tmp_path: Path) -> None:
     extra = {"uid": "q1", "options": np.array(["a", "b"]), "gt_boxes": np.array([[1.0, 2.0, 3.0, 4.0]]), "img_wh": [np.array([112, 112])]}
     fields = {"extra_info": extra, "reward_model": {"ground_truth": "A"}, "raw_prompt": []}
