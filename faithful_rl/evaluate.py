@@ -49,6 +49,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except GenerationError as error:
         errors.print(f"error: {error}\nWhat was generated is kept; the same command goes on with the rest.")
         return EXIT_PARTIAL
+    except OSError as error:
+        errors.print(f"error: {error}\nThe system refused; what was done is kept, and the same command goes on with the rest.")
+        return EXIT_PARTIAL
     except KeyboardInterrupt:
         errors.print("Stopped. The same command goes on where it was.")
         return EXIT_INTERRUPTED

@@ -13,6 +13,7 @@ from rich.table import Table
 from faithful_rl.evaluation.comparison import excludes_zero, power_note
 from faithful_rl.evaluation.figures import BY_NAME, CELLS, METRICS
 
+FIGURE_WIDTH, BENCHMARK_WIDTH = 28, 24  # characters of the columns of the table of figures
 CELL_WORDS = dict(
     zip(CELLS, ("correct and consistent", "correct but inconsistent", "wrong but consistent", "wrong and inconsistent"), strict=True)
 )
@@ -27,21 +28,29 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     """Figures of every benchmark with their intervals, then conventions, cells and notes."""
     word = "PARTIAL evaluation" if partial(summary) else "evaluation"
     console.print(f"\n{word} of {summary['model']}, mode {summary['mode']}", markup=False, soft_wrap=True)
-    table = Table(box=SIMPLE_HEAD, show_edge=False)
-    table.add_column("figure", no_wrap=True)
-    for name, entry in summary["benchmarks"].items():
-        heading = f"{name}\n{entry['scored']} of {entry['questions']} ({100 * entry['coverage']:.1f}%)"
-        table.add_column(escape(heading), justify="right", no_wrap=True)
-    for quantity in METRICS:
-        cells = [cell(entry["metrics"][quantity.name], quantity.percent) for entry in summary["benchmarks"].values()]
-        table.add_row(f"{quantity.name}{' %' if quantity.percent else ''}", *map(escape, cells))
-    console.print(table)
+    entries = list(summary["benchmarks"].items())
+    beside = max(1, (console.width - FIGURE_WIDTH) // BENCHMARK_WIDTH)  # a number that is cut off would be another number
+    for start in range(0, len(entries), beside):
+        console.print(_figures(entries[start : start + beside]))
     for name, entry in summary["benchmarks"].items():
         _show_one(name, entry, console)
     for name, found in summary.get("combined", {}).items():
         console.print(f"{name}: accuracy {cell(found['accuracy'], True)} ({found['convention']})", markup=False, soft_wrap=True)
     if summary.get("paired"):
         show_pairs(summary["paired"], console)
+
+
+def _figures(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
+    """Every figure of a few benchmarks beside each other."""
+    table = Table(box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("figure", overflow="fold")
+    for name, entry in entries:
+        heading = f"{name}\n{entry['scored']} of {entry['questions']} ({100 * entry['coverage']:.1f}%)"
+        table.add_column(escape(heading), justify="right", overflow="fold")
+    for quantity in METRICS:
+        cells = [cell(entry["metrics"][quantity.name], quantity.percent) for _, entry in entries]
+        table.add_row(f"{quantity.name}{' %' if quantity.percent else ''}", *map(escape, cells))
+    return table
 
 
 def _show_one(name: str, entry: Mapping[str, Any], console: Console) -> None:
@@ -73,14 +82,15 @@ def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """b - a with its interval and p values, and what too few questions cannot show."""
     table = Table(title="paired comparison, b - a", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
     for heading in ("benchmark", "figure", "n", "a", "b", "difference", "p", "p (Holm)"):
-        table.add_column(heading, justify="left" if heading in ("benchmark", "figure") else "right", no_wrap=True)
+        side: Any = "left" if heading in ("benchmark", "figure") else "right"
+        table.add_column(heading, justify=side, overflow="fold", min_width=10 if heading == "difference" else None)
     for entry in entries:
         quantity = BY_NAME.get(entry["metric"])
         percent = quantity is None or quantity.percent
         mark = " *" if excludes_zero(entry) else ""
         table.add_row(
             escape(entry["benchmark"]),
-            entry["metric"],
+            entry["metric"].replace("_", " "),  # so that a narrow terminal breaks between words
             f"{entry['n']} of {entry['shared']}",
             number(entry["a"], percent),
             number(entry["b"], percent),

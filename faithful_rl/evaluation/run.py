@@ -83,6 +83,8 @@ class Evaluation:
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
         """Hold the directory, so that the same command started twice cannot write one file; the system drops a dead process's lock."""
+        if self._out.exists() and not self._out.is_dir():
+            raise ConfigError("out", f"the file {self._out}", "a directory", "Choose another out.")
         self._out.mkdir(parents=True, exist_ok=True)
         with (self._out / LOCK).open("a") as handle:
             try:

@@ -1,6 +1,7 @@
 """The whole command with a stand-in for the model: generation, judging, resuming, and what is down."""
 
 import asyncio
+import io
 import json
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from model_doubles import ModelDouble, lost, refused, text_of, use_fleet
+from rich.console import Console
 
 from faithful_rl import evaluate
-from faithful_rl.evaluation import reading
+from faithful_rl.evaluation import comparison, present, reading
 from faithful_rl.evaluation.judging import Judging
 from faithful_rl.evaluation.questions import from_row
 from faithful_rl.evaluation.rows import read_rows
@@ -62,6 +64,33 @@ def test_every_benchmark_goes_through_on_its_real_layout(data: Path, tmp_path: P
     four = next(messages for messages in chat.asked if "right? " in text_of(messages) or "to my right" in text_of(messages))
     assert text_of(four).count("<image>") == 4
     assert len(chat.asked) == 29
+
+
+def test_no_number_is_cut_off_in_a_narrow_terminal(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use_fleet(monkeypatch, ModelDouble())
+    _, summary = run(tmp_path / "out", f"data={data}", "pins=note", benchmarks=ALL)
+    text = io.StringIO()
+    narrow = Console(file=text, width=80, highlight=False)
+    present.show(summary, narrow)
+    present.show_pairs(comparison.compare(*[[comparison.read_evaluation(tmp_path / "out")]] * 2), narrow)
+    assert "…" not in text.getvalue()
+    assert text.getvalue().count("right_for_a_false_reason %") == 4  # eight benchmarks, two beside each other
+
+
+def test_a_file_in_the_way_and_a_full_disk_are_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    questions, good = crafted.write_questions(tmp_path / "crafted.parquet"), crafted.write_predictions(tmp_path / "good.jsonl")
+    words = ["model=m", f"benchmarks=[{questions}]", f"predictions={good}", "progress=false", "columns.uid=id", "columns.response=output"]
+    assert evaluate.main([*words, f"out={good}"]) == 2
+    assert "a directory" in capsys.readouterr().err
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("faithful_rl.evaluation.run.write_rows", full)
+    assert evaluate.main([*words, f"out={tmp_path / 'out'}"]) == 1
+    assert "No space left on device" in capsys.readouterr().err
 
 
 def test_a_mistake_before_the_first_response_costs_no_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
