@@ -92,9 +92,18 @@ class RolloutScorer:
 
 
 def prompt_images(messages: Any) -> list[bytes]:
-    """The images of a prompt as verl's dataset put them into its messages: the file's bytes, else the picture as PNG."""
+    """The images of a prompt as verl's dataset put them into its messages: the file's bytes, else the picture as PNG. One that cannot be
+    read any more keeps its place, empty: the judge says so, and the finished rollout is not lost."""
     parts = [part for message in messages if not isinstance(message["content"], str) for part in message["content"]]
-    return [_encoded(part) for part in parts if part.get("type") == "image"]
+    found = []
+    for part in parts:
+        if part.get("type") == "image":
+            try:
+                found.append(_encoded(part))
+            except (OSError, ValueError) as error:
+                logger.warning("an image of a prompt cannot be read for the judges: %s", error)
+                found.append(b"")
+    return found
 
 
 def _encoded(part: Mapping[str, Any]) -> bytes:

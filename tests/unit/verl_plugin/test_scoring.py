@@ -125,6 +125,12 @@ def test_images_of_a_prompt_keep_their_order_and_their_bytes() -> None:
     assert Image.open(io.BytesIO(second)).size == (3, 2)
 
 
+def test_an_image_that_cannot_be_read_any_more_keeps_its_place() -> None:
+    four_colours = Image.new("CMYK", (3, 2))  # which PNG does not know
+    parts = [{"type": "image", "image": "file:///no/such.png"}, {"type": "image", "image": four_colours}, {"type": "image", "bytes": b"x"}]
+    assert prompt_images([{"role": "user", "content": parts}]) == [b"", b"", b"x"]
+
+
 def test_held_out_responses_can_be_judged_by_exact_rules_while_a_model_judges_training() -> None:
     """The model calls everything consistent; the reasoning concludes left and answers right."""
     text = "<think>So the answer is left.</think><answer>B</answer>"
