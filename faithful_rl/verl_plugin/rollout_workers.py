@@ -7,20 +7,26 @@ Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Added to v
   rollout as a new request, which would draw the same random numbers again: they stay unseeded;
 - a prompt may carry its own decoding (`DECODING_FIELD`), so that held-out questions run at temperature 1 and greedily side by side;
 - each rollout carries when its text and when its reward was there, for the judge time that generation does not hide;
+- image tokens that the policy writes itself are taken out before training meets them (`media_tokens`);
 - the judges' words travel beside the reward columns instead of in them, because verl averages every column.
 """
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
 from typing import Any
 
 import ray
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ, AgentLoopWorkerTQ
+from verl.utils.tokenizer.tokenizer import get_processor_token_id
 
+from faithful_rl.verl_plugin import media_tokens
 from faithful_rl.verl_plugin.judge_timing import TIMES_KEY
 from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY, SPLIT_FIELD
+
+logger = logging.getLogger(__name__)
 
 DECODING_FIELD = "rollout_decoding"
 DECODINGS: dict[str, dict[str, float]] = {
@@ -67,6 +73,17 @@ class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
         info = fields.get("reward_extra_info")
         if isinstance(info, dict):
             fields[DETAILS_KEY] = info.pop(DETAILS_KEY, "")
+        self._take_out_media_tokens(outputs, str(kwargs.get("uid")))
+
+    def _take_out_media_tokens(self, outputs: list[Any], uid: str) -> None:
+        tokenizer = self.tokenizer
+        media = media_tokens.media_ids(tokenizer, (get_processor_token_id(self.processor, name) for name in ("image", "video")))
+        stand_in = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
+        for output in outputs:
+            ids, mask, count = media_tokens.replaced(output.response_ids, output.response_mask, media, stand_in)
+            if count:
+                logger.warning("prompt %s: the policy wrote %d image or video token(s), which training leaves out", uid, count)
+                output.response_ids, output.response_mask = ids, mask
 
 
 class FaithfulAgentLoopManager(AgentLoopManagerTQ):
