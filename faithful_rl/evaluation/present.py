@@ -80,17 +80,30 @@ def read_by(found: Mapping[str, Any]) -> str:
 
 def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """b - a with its interval and p values, and what too few questions cannot show."""
-    table = Table(title="paired comparison, b - a", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
-    for heading in ("benchmark", "figure", "n", "a", "b", "difference", "p", "p (Holm)"):
-        side: Any = "left" if heading in ("benchmark", "figure") else "right"
-        table.add_column(heading, justify=side, overflow="fold", min_width=10 if heading == "difference" else None)
+    for benchmark in dict.fromkeys(entry["benchmark"] for entry in entries):
+        console.print(_pairs(benchmark, [entry for entry in entries if entry["benchmark"] == benchmark]))
+    console.print(
+        "* its 95% interval excludes zero. p: McNemar's exact test on the questions that both have; Holm corrects for all of them.",
+        markup=False, soft_wrap=True,
+    )  # fmt: skip
+    for entry in entries:
+        note = power_note(entry)
+        if note:
+            console.print(f"  note: {note}", markup=False, soft_wrap=True)
+
+
+def _pairs(benchmark: str, entries: Sequence[Mapping[str, Any]]) -> Table:
+    """One benchmark's comparison; a narrow terminal breaks its cells between words, and cuts nothing off."""
+    table = Table(title=f"{escape(benchmark)}, paired comparison, b - a", title_justify="left", box=SIMPLE_HEAD, show_edge=False)
+    table.add_column("figure", overflow="fold")
+    for heading in ("n", "a", "b", "difference", "p", "p (Holm)"):
+        table.add_column(heading, justify="right", overflow="fold", no_wrap=heading in ("a", "b", "p"))
     for entry in entries:
         quantity = BY_NAME.get(entry["metric"])
         percent = quantity is None or quantity.percent
         mark = " *" if excludes_zero(entry) else ""
         table.add_row(
-            escape(entry["benchmark"]),
-            entry["metric"].replace("_", " "),  # so that a narrow terminal breaks between words
+            entry["metric"].replace("_", " "),
             f"{entry['n']} of {entry['shared']}",
             number(entry["a"], percent),
             number(entry["b"], percent),
@@ -98,15 +111,7 @@ def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
             _p(entry.get("p")),
             _p(entry.get("p_holm")),
         )
-    console.print(table)
-    console.print(
-        "* its 95% interval excludes zero. p: McNemar's exact test on the questions that both have; Holm corrects for all of this table.",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
-    for entry in entries:
-        note = power_note(entry)
-        if note:
-            console.print(f"  note: {note}", markup=False, soft_wrap=True)
+    return table
 
 
 def cell(found: Mapping[str, Any], percent: bool) -> str:

@@ -74,6 +74,7 @@ def test_no_number_is_cut_off_in_a_narrow_terminal(data: Path, tmp_path: Path, m
     present.show(summary, narrow)
     present.show_pairs(comparison.compare(*[[comparison.read_evaluation(tmp_path / "out")]] * 2), narrow)
     assert "…" not in text.getvalue()
+    assert "p (Holm)" in text.getvalue()
     assert text.getvalue().count("right_for_a_false_reason %") == 4  # eight benchmarks, two beside each other
 
 
