@@ -15,7 +15,8 @@ exposed  seconds from the last generated text of a step to its last verdict: eac
          last. The texts of a run's kept rollouts end by their length within `--generation-seconds` (default: the run's own median, else
          6); without a run 80 rollouts end evenly. Asked of two fakes, the second one slow. What the run itself logged is put beside it.
 savings  calls that are not made for the rollouts of a run (`--run-dir`, its `rollouts/*.jsonl`, which are only read): masked ones, those
-         that a sibling of the same step asks anyway, and those whose answer is kept from an earlier step.
+         that a sibling of the same step asks anyway, and those whose answer is kept from an earlier step. Of a run that has kept a part
+         of its rollouts only (`share_of_all_rollouts`) fewer are duplicates or known than in truth.
 modes    `per_sentence` against `per_rollout` on the same rollouts: calls and characters sent. With `--model`, a vision-language model
          that vLLM serves here, also how often both give a sentence the same verdict. `--judge` are further settings of that judge
          (`max_model_len=16384`), or of another one (`backend=openai base_url=... model=...`).
@@ -93,7 +94,7 @@ def measure(part: str, arguments: argparse.Namespace) -> dict[str, Any]:
         return {"settings": fake, **pool_load.memory(latency, replicas, arguments.verdicts)}
     steps = [] if arguments.run_dir is None else kept_rollouts.read_steps(arguments.run_dir)
     if part == "savings":
-        return kept_rollouts.savings(steps)
+        return kept_rollouts.savings(steps, kept_rollouts.kept_share(arguments.run_dir, steps))
     if part == "modes":
         return kept_rollouts.modes(steps, judge_settings(arguments.model, arguments.judge))
     logged = {} if arguments.run_dir is None else exposed.in_run(arguments.run_dir)

@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import OmegaConf
+
 from benchmarks.judges import agreement
-from faithful_rl import response
+from faithful_rl import response, run_directory
 from faithful_rl.judges.backend import JudgeBackend
 from faithful_rl.judges.chat import Completion
 from faithful_rl.judges.fake import Behaviour, FakeChat
@@ -48,6 +50,20 @@ def read_steps(run_dir: Path) -> list[Step]:
     if not steps:
         raise SystemExit(f"--run-dir: found no training rollouts in {run_dir / 'rollouts'}, expected step_*.jsonl of a run")
     return steps
+
+
+def kept_share(run_dir: Path, steps: Sequence[Step]) -> float | None:
+    """Rollouts that the run has kept over all that it has generated up to its last kept step; None where its configuration is not there.
+    `faithful_rl.ui.rollouts_every=1 faithful_rl.ui.rollouts_per_step=80` keeps every rollout of a tiny run."""
+    file = run_dir / run_directory.CONFIG
+    if not file.is_file():
+        return None
+    config = OmegaConf.load(file)
+    per_step = OmegaConf.select(config, "data.train_batch_size"), OmegaConf.select(config, "actor_rollout_ref.rollout.n")
+    if None in per_step:
+        return None
+    last = max(int(step.name.removeprefix("step_")) for step in steps)
+    return sum(len(step.requests) for step in steps) / (math.prod(map(int, per_step)) * last)
 
 
 def _lengths(rows: Sequence[Mapping[str, Any]]) -> list[float]:
@@ -105,9 +121,9 @@ async def _calls(backend: JudgeBackend, requests: Sequence[JudgeRequest], what: 
     return calls
 
 
-def savings(steps: Sequence[Step]) -> dict[str, Any]:
-    """Calls of `per_sentence` judges: asked without any saving, and what took how many of them away."""
-    return asyncio.run(_savings(steps))
+def savings(steps: Sequence[Step], share: float | None = None) -> dict[str, Any]:
+    """Calls of `per_sentence` judges: asked without any saving, and what took how many of them away. `share`: `kept_share` of the run."""
+    return {**asyncio.run(_savings(steps)), "share_of_all_rollouts": share}
 
 
 async def _savings(steps: Sequence[Step]) -> dict[str, Any]:
@@ -136,7 +152,6 @@ async def _savings(steps: Sequence[Step]) -> dict[str, Any]:
         "steps": len(steps),
         "rollouts": rollouts,
         "accuracy": sum(sum(step.right) for step in steps) / rollouts,
-        "note": "only what the run has dumped: with all of its rollouts more of them would be duplicates or kept",
         "calls": {what: dict(one) for what, one in counts.items()},
         "made_share": {what: one["made"] / max(1, one["without_saving"]) for what, one in counts.items()},
     }

@@ -89,6 +89,14 @@ def test_modes_count_calls_on_different_right_rollouts(run_dir: Path) -> None:
     assert found["agreement"] == "not measured: needs --model"
 
 
+def test_how_much_of_a_run_was_kept(run_dir: Path) -> None:
+    steps = kept_rollouts.read_steps(run_dir)
+    assert kept_rollouts.kept_share(run_dir, steps) is None
+    (run_dir / "config.yaml").write_text("data: {train_batch_size: 2}\nactor_rollout_ref: {rollout: {n: 5}}\n")
+    assert kept_rollouts.kept_share(run_dir, steps) == 0.25  # five of two steps with ten each
+    assert kept_rollouts.savings(steps, 0.25)["share_of_all_rollouts"] == 0.25
+
+
 def test_nothing_saved_is_said_too(run_dir: Path) -> None:
     (first, _) = kept_rollouts.read_steps(run_dir)
     assert kept_rollouts.savings([first])["calls"]["grounding"]["saved_by_cache"] == 0
