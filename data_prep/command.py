@@ -155,9 +155,24 @@ def _summary(made: dict[str, Any], out: Path, console: Console) -> None:
         counts = [entry["rows_read"], entry["kept"], entry["filtered"]]
         table.add_row(name, *map(str, counts), f"{sum(rejected.values())}{why}", noted or "0", str(chosen.get(name, entry["kept"])))
     console.print(table)
+    for name, pool in (made.get("curation") or {}).get("pools", {}).items():
+        console.print(f"curation of {name}: {_curation(pool)}", highlight=False, soft_wrap=True)
     for name, entry in made["files"].items():
         rows = made["rows"].get(name)
         console.print(f"{out / name}: {f'{rows} rows, ' if rows is not None else ''}sha256 {entry['sha256'][:12]}", highlight=False)
+
+
+def _curation(pool: dict[str, Any]) -> str:
+    """What the steps did to one pool, in words: rows, why the others were left out, how hard the tried ones are."""
+    dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in pool["dropped"].items()) or "none"
+    told = f"{pool['kept']} of {pool['pool']} rows; left out: {dropped}"
+    tried = pool.get("difficulty")
+    if tried:
+        counts = ", ".join(
+            f"{tried[name]} {name.replace('_', ' ')} ({tried[f'{name}_kept']} kept)" for name in tried if f"{name}_kept" in tried
+        )
+        told += f"; tried: {counts}, mean accuracy {tried['mean_accuracy']:.3f}"
+    return told
 
 
 def _number(values: dict[str, str], key: str) -> int | None:

@@ -28,7 +28,7 @@ from typing import Any
 import yaml
 
 from data_prep import manifest
-from data_prep.curation.settings import read_settings
+from data_prep.curation.settings import read_settings, ready
 from data_prep.frames import Frame, from_mapping
 from data_prep.hub import recognised
 from data_prep.prepare import REJECTS, Job, Progress, prepare
@@ -145,7 +145,7 @@ def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callab
             raise ConfigError("out", f"{out} with a mixture of other settings or sources", "another directory", "Choose another out=DIR.")
         manifest.intact(out, existing)
         return existing
-    selection = _curated(recipe, pools, out) if recipe.curation else plain_selection(recipe, pools, made)
+    selection = _curated(recipe, pools, out, progress) if recipe.curation else plain_selection(recipe, pools, made)
     files = write_mixture(recipe, pools, selection, out)
     manifest.write_text(out / REJECTS, "".join((pool / REJECTS).read_text(encoding="utf-8") for pool in pools.values()))
     counts = {name: len(rows) for name, rows in selection.rows.items()}
@@ -166,7 +166,7 @@ def _check(recipe: Recipe) -> None:
     """What can be known before the first pool is made, so that a mistake in the last source costs no hours. Raises ConfigError."""
     system_prompt(recipe.prompt)
     if recipe.curation:
-        read_settings(recipe.curation)
+        ready(read_settings(recipe.curation))
     for name, part in recipe.sources.items():
         get(part.source).resolved(part.options)
         recognised(str(part.location), revision=part.revision, pinned=True, key=f"{name}.in")
@@ -227,10 +227,18 @@ def _chosen(pool: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
     yield from (row for number, row in enumerate(read_rows(pool_file(pool))) if number in wanted)
 
 
-def _curated(recipe: Recipe, pools: Mapping[str, Path], out: Path) -> Selection:
+def _curated(recipe: Recipe, pools: Mapping[str, Path], out: Path, progress: Callable[[str], Progress] | None) -> Selection:
     """Difficulty filter, representative sampling, de-duplication and contamination check: `data_prep.curation.pipeline.run`."""
     pipeline = importlib.import_module("data_prep.curation.pipeline")  # by name: it imports this module
-    selection: Selection = pipeline.run(recipe, pools, out)
+    bars: dict[str, Progress] = {}
+
+    def show(pool: str, done: int, total: int) -> None:
+        if progress is not None:
+            if pool not in bars:
+                bars[pool] = progress(f"{pool}, rollouts")
+            bars[pool](done, total)
+
+    selection: Selection = pipeline.run(recipe, pools, out, progress=show)
     for name, rows in selection.rows.items():
         if sorted(set(rows)) != list(rows):
             raise ValueError(f"curation gave rows of {name} that are not ascending and distinct")

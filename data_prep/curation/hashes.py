@@ -124,15 +124,6 @@ def _row(cells: dict[str, Any]) -> Row:
     return Row(cells["uid"], cells["question"], cells["gold"], tuple(cells["pixels"]), tuple(cells["perceptual"]))
 
 
-def benchmark_file(name: str, location: str) -> Path:
-    """The RL parquet file of a benchmark. Raises ConfigError where there is none."""
-    path = Path(location).expanduser()
-    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
-    if len(found) != 1 or not found[0].is_file():
-        raise ConfigError(f"curation.contamination.benchmarks.{name}", location, "one RL parquet file", "Make it with format=rl.")
-    return found[0]
-
-
 def without_images(rows: Iterator[Row]) -> list[str]:
     """uids of rows with an image that does not open."""
     return [row.uid for row in rows if not all(row.pixels)]

@@ -12,9 +12,9 @@ from typing import Any
 
 from data_prep.curation.clusters import embed, read_embeddings, sample
 from data_prep.curation.difficulty import Answers, measure, selected
-from data_prep.curation.hashes import Row, benchmark_file, table, without_images
+from data_prep.curation.hashes import Row, table, without_images
 from data_prep.curation.overlap import BENCHMARK_QUESTION, BenchmarkIndex, duplicates
-from data_prep.curation.settings import Contamination, Curation, Difficulty, Representative, read_settings
+from data_prep.curation.settings import Contamination, Curation, Difficulty, Representative, benchmark_file, read_settings
 from data_prep.manifest import sha256
 from data_prep.recipe import Recipe, Selection, pool_file
 from data_prep.sampling import Sampler, endpoint_sampler

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from faithful_rl.config import ConfigError
@@ -109,6 +111,31 @@ def read_settings(node: Mapping[str, Any]) -> Curation:
         _part("difficulty", node.get("difficulty"), Difficulty),
         _part("representative", node.get("representative"), Representative),
     )
+
+
+def ready(settings: Curation) -> None:
+    """What the steps need besides the pools, so that it is asked for before the pools are made.
+
+    Raises:
+        ConfigError: a package, the base model's address or a benchmark's file is missing.
+    """
+    for package, name in (("imagehash", "imagehash"), ("sklearn", "scikit-learn")):
+        if importlib.util.find_spec(package) is None:
+            raise ConfigError("curation", f"no package {name}", "the extra `data`", "pip install 'faithful_rl[data]'.")
+    for key, example in (("base_url", "http://127.0.0.1:8000/v1"), ("model", "Qwen/Qwen2.5-VL-7B-Instruct")):
+        if settings.difficulty and not getattr(settings.difficulty, key):
+            raise ConfigError(f"curation.difficulty.{key}", "nothing", f"text such as {example}", f"Add curation.difficulty.{key}=...")
+    for name, location in settings.contamination.benchmarks.items() if settings.contamination else ():
+        benchmark_file(name, location)
+
+
+def benchmark_file(name: str, location: str) -> Path:
+    """The RL parquet file of a benchmark. Raises ConfigError where there is none."""
+    path = Path(location).expanduser()
+    found = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+    if len(found) != 1 or not found[0].is_file():
+        raise ConfigError(f"curation.contamination.benchmarks.{name}", location, "one RL parquet file", "Make it with format=rl.")
+    return found[0]
 
 
 def _part(name: str, node: Any, kind: type[Any]) -> Any:

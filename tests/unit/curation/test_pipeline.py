@@ -10,6 +10,7 @@ import training_sets as sets
 import yaml
 from curation_pictures import encoded, picture, record
 
+from data_prep import command
 from data_prep import recipe as data_recipe
 from data_prep.curation import pipeline
 from data_prep.curation.difficulty import Answered, Answers, accuracy, chat_messages, measure, selected
@@ -238,3 +239,43 @@ def test_a_data_recipe_runs_its_steps_and_tells_of_them_in_the_manifest(tmp_path
     assert counts["dropped"]["duplicate"] > 0  # the fixture repeats its rows
     for file in ("train.parquet", "manifest.json"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+def test_rollouts_of_a_recipe_have_a_bar_and_the_summary_tells_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    rows = [question(number) for number in range(10)]  # right in none, 1, 2, 3 and all of four rollouts, twice each
+    made = {"sources": {"x": {}}, "rows": {"train.parquet": 10}, "files": {}, "settings": {}}
+
+    def pool(job: Any, progress: Any = None) -> dict[str, Any]:
+        job.out.mkdir(parents=True)
+        write_rl(rows, job.out / "train.parquet")
+        (job.out / "rejects.jsonl").touch()
+        return made
+
+    monkeypatch.setattr(data_recipe, "prepare", pool)
+    monkeypatch.setattr(pipeline, "endpoint_sampler", lambda *_: BaseModel())
+    node = {"difficulty": {"base_url": "http://127.0.0.1:1/v1", "model": "scripted", "keep_rest": 0.5}}
+    shown: list[tuple[str, int, int | None]] = []
+    recipe_of = Recipe("r", "", {"x": Part("sat", str(tmp_path), 6)}, curation=node)
+    result = data_recipe.run(recipe_of, tmp_path / "out", progress=lambda name: lambda done, total: shown.append((name, done, total)))
+    assert shown[-1] == ("x, rollouts", 10, 10)
+    assert command._curation(result["curation"]["pools"]["x"]) == (
+        "6 of 10 rows; left out: 2 not drawn, 2 too easy or too hard; tried: 6 sometimes right (6 kept), 2 always right (1 kept), "
+        "2 never right (1 kept), mean accuracy 0.500"
+    )
+
+
+@pytest.mark.parametrize(
+    ("node", "key"),
+    [
+        ({"difficulty": {"model": "m"}}, "curation.difficulty.base_url"),
+        ({"difficulty": {"base_url": "http://127.0.0.1:1/v1"}}, "curation.difficulty.model"),
+        ({"contamination": {"benchmarks": {"b": "/absent"}}}, "curation.contamination.benchmarks.b"),
+    ],
+)
+def test_what_the_steps_need_is_asked_for_before_the_pools(node: dict[str, Any], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        data_recipe.run(Recipe("r", "", {"x": Part("sat", str(tmp_path), 4)}, curation=node), tmp_path / "out")
+    assert caught.value.key == key
+    assert not (tmp_path / "out").exists()
