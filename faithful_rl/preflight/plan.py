@@ -8,7 +8,7 @@ from typing import Any
 
 from faithful_rl.config import ConstraintConfig, FaithfulRLConfig
 from faithful_rl.preflight import constraints as constraint_checks
-from faithful_rl.preflight import judges, machine, memory, steps
+from faithful_rl.preflight import endpoints, judges, machine, memory, steps
 from faithful_rl.run_record import RunDirectory
 
 
@@ -36,7 +36,7 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory, 
         f"advantage  {typed.advantage.kind}",
         f"constraints {constraints}",
         f"judges     {judges.described(typed)}",
-        *(f"warning    {warning}" for warning in [*judges.warnings(typed), *constraint_checks.warnings(config, typed)]),
+        *(f"warning    {warning}" for warning in _warnings(config, typed)),
         "",
         "Ray reserves",
     ]
@@ -45,6 +45,10 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory, 
     lines.append(f"  {'together':<34}{slots.cpus:>4} CPU {slots.gpus:>3} GPU")
     lines += memory.table(config, typed, Path(config["actor_rollout_ref"]["model"]["path"]))
     return "\n".join(lines)
+
+
+def _warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
+    return [*judges.warnings(typed), *endpoints.warnings(typed), *constraint_checks.warnings(config, typed)]
 
 
 def _epochs(config: Mapping[str, Any]) -> str:
