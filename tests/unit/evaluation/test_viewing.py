@@ -18,6 +18,7 @@ from faithful_rl.evaluation.rows import read_rows
 from faithful_rl.evaluation.viewing import line, picture, rollouts_file
 from faithful_rl.report import records
 from faithful_rl.report.__main__ import main
+from faithful_rl.report.serve import Source
 from faithful_rl.report.viewer_data import ViewedRun, collect
 
 
@@ -65,6 +66,15 @@ def test_the_viewer_reads_an_evaluation_as_it_reads_a_run(evaluated: Path, tmp_p
     assert "Every response" in page
     assert "46 of 48 (partial)" in page
     assert "correct but inconsistent" in page
+
+
+def test_the_local_page_serves_an_evaluations_images(evaluated: Path) -> None:
+    source = Source([evaluated], {evaluated: "mine"})
+    assert b"Rollouts \xc2\xb7 mine" in source.page()
+    content = source.image(0)
+    assert content is not None
+    assert content.startswith(b"\x89PNG")
+    assert source.image(1) is None  # one scene, one image
 
 
 def test_rollouts_may_be_left_out(tmp_path: Path) -> None:
