@@ -164,7 +164,7 @@ def check(words: Sequence[str]) -> tuple[str, float]:
         return recipe, 1800.0
     options, mode, overrides = command.parse(words)
     job = command.prepare(overrides, options.resume == "auto")
-    if mode == "train" and job.typed.method != "sft":
+    if mode == "train" and job.typed.method in ("grpo", "fgrpo"):  # the others have no rollouts
         from faithful_rl.preflight import batches, judges
 
         batches.check(command.resolved(job.composed), job.typed)

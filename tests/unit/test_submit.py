@@ -245,6 +245,12 @@ def test_who_follows_no_longer_is_told_how_to_come_back(monkeypatch: pytest.Monk
     assert back in printed
 
 
+@pytest.mark.parametrize("recipe", ["sft_tiny", "sft_scenes_tiny", "sft_7b", "crm_tiny", "crm_large", "fgrpo_7b_lora", "puzzles_tiny"])
+def test_recipes_of_every_method_can_be_submitted(recipe: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(submit.upload, "files", lambda root: [])
+    assert submit.main([f"recipe={recipe}", OUT, "dry=true"]) == 0
+
+
 def test_without_words_there_is_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert submit.main(["--help"]) == 0
     assert "upload=checkout|image" in capsys.readouterr().out
