@@ -48,6 +48,9 @@ COMMON_OPTIONS: dict[str, Any] = {
 }
 
 
+COMMON_CHOICES: dict[str, tuple[str, ...]] = {"bad_boxes": ("reject", "drop")}
+
+
 class Load(Protocol):
     def __call__(
         self,
@@ -76,7 +79,7 @@ class Load(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is known about one data set. `options` holds every own option with its default."""
+    """What is known about one data set. `options` holds every own option with its default, `choices` the words that some of them take."""
 
     name: str
     licence: str
@@ -84,19 +87,25 @@ class Source:
     home: str = ""  # hub id
     describe: str = ""  # one line for --help
     options: Mapping[str, Any] = field(default_factory=dict)
+    choices: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     count: Callable[[Path, Mapping[str, Any]], int] | None = None  # source rows, without converting them; None: unknown
     hub_files: Callable[[Mapping[str, Any]], list[str]] | None = None  # patterns of the files to fetch from the hub
     open_answers: bool = False  # whether some rows have free-text answers
     version: int = 1  # raise it when the same file gives other records: manifests of older records no longer match
 
     def resolved(self, options: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Every option with its value. Raises ConfigError for an unknown one or one of another type than its default."""
+        """Every option with its value. Raises ConfigError for an unknown one, one of another type than its default, a negative number, or a
+        word that is no choice."""
         known = {**COMMON_OPTIONS, **self.options}
         values = dict(known)
         for key, value in (options or {}).items():
             if key not in known:
                 raise ConfigError(f"{self.name}.{key}", repr(value), f"one of the options {', '.join(sorted(known))}", "Correct its name.")
             values[key] = _typed(f"{self.name}.{key}", value, known[key])
+        for key, words in {**COMMON_CHOICES, **self.choices}.items():
+            if values[key] not in words:
+                expected = ", ".join(word or "nothing" for word in words)
+                raise ConfigError(f"{self.name}.{key}", repr(values[key]), f"one of {expected}", "Choose one of them.")
         return values
 
 
@@ -188,6 +197,8 @@ def converted(uid: str, index: int, raw: Any, request: Request, convert: Convert
     try:
         result = convert(index, raw, request)
         return [replace(item, row=index) for item in ([result] if isinstance(result, Record) else result)]
+    except ConfigError:  # a mistake of the user's, and not of this row
+        raise
     except Unusable as error:
         return [Reject(uid, kept, error.reason, error.detail, row=index)]
     except KeyError as error:
@@ -219,12 +230,13 @@ def _typed(key: str, value: Any, default: Any) -> Any:
         if str(value).lower() in ("true", "false"):
             return str(value).lower() == "true"
     elif wanted is int:
-        if isinstance(value, int) and not isinstance(value, bool):
+        if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
             return value
-        if isinstance(value, str) and value.lstrip("-").isdigit():
+        if isinstance(value, str) and value.isascii() and value.isdigit():
             return int(value)
     elif wanted is tuple:
         return tuple(value.split(",")) if isinstance(value, str) else tuple(str(item) for item in value)
     elif isinstance(value, str):
         return value
-    raise ConfigError(key, repr(value), f"a value of type {wanted.__name__}, as the default {default!r}", "Correct the value.")
+    expected = "a whole number >= 0" if wanted is int else f"a value of type {wanted.__name__}, as the default {default!r}"
+    raise ConfigError(key, repr(value), expected, "Correct the value.")

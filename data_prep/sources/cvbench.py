@@ -15,7 +15,6 @@ from data_prep.sources import Request, Source, streamed
 from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
-from faithful_rl.config import ConfigError
 
 PARTS = ("2d", "3d")
 PATTERNS = {part: (f"test_{part}.parquet", f"data/test_{part}.parquet", f"**/test_{part}.parquet") for part in PARTS}
@@ -29,8 +28,6 @@ PINNED = {
 def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
     """The data files of the chosen part. Raises ConfigError."""
     part = str(options["part"])
-    if part not in (*PARTS, "both"):
-        raise ConfigError("cvbench.part", repr(part), "2d, 3d or both", "Correct cvbench.part.")
     wanted = PARTS if part == "both" and location.is_dir() else (part,)
     return [path for one in wanted for path in find(location, PATTERNS.get(one, ()), "cvbench")]
 
@@ -60,5 +57,6 @@ SOURCE = Source(
     describe="CV-Bench 2D and 3D, evaluation only",
     count=lambda location, options: parquet_count(files(location, options)),
     options={"part": "both"},
+    choices={"part": (*PARTS, "both")},
     hub_files=lambda options: [f"test_{part}.parquet" for part in PARTS if options.get("part", "both") in (part, "both")],
 )

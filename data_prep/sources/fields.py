@@ -12,7 +12,7 @@ from typing import Any
 from data_prep.images import load_image
 from data_prep.record import FILTERED, BoxTuple, Image, Record, Reject, Unusable
 from data_prep.sources import Request
-from faithful_rl.rewards.accuracy import normalise
+from faithful_rl.rewards.accuracy import normalise, read_options
 
 # Instructions that follow the options in the sources' questions; the system prompt says how to answer.
 _INSTRUCTION = re.compile(
@@ -51,10 +51,15 @@ def without_placeholder(text: str, images: int = 1) -> str:
     return text.strip()
 
 
+def without_instruction(question: str) -> str:
+    """A question without the sentence that tells how to write the answer: the system prompt says that."""
+    return _INSTRUCTION.sub("", question).rstrip()
+
+
 def inline_options(question: str) -> tuple[str, tuple[str, ...]]:
     """A question and the options written inside it, on lines (`A. left`, `(B) right`, `C: up`) or on one line; the options are empty
     where there are not at least two markers A, B, ... in order."""
-    text = _INSTRUCTION.sub("", question).rstrip()
+    text = without_instruction(question)
     markers = list(_MARKER.finditer(text))
     for start in range(len(markers) - 1, -1, -1):
         if markers[start].group(1) != "A":
@@ -78,6 +83,12 @@ def letter_answer(answer: str, options: Sequence[str]) -> int | None:
     match = _LETTER.fullmatch(answer.strip())
     index = ord(match.group(1).upper()) - ord("A") if match else -1
     return index if 0 <= index < len(options) else None
+
+
+def named_option(answer: str, options: Sequence[str]) -> int | None:
+    """Position of the one option that an answer names as training reads it: `B`, `(b)`, `left`, `B. left`; None for none or several."""
+    named = read_options(answer, options)
+    return min(named) if len(named) == 1 else None
 
 
 def gold_position(answer: str, options: Sequence[str]) -> int:

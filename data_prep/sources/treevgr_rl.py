@@ -20,6 +20,7 @@ from data_prep.sources.fields import (
     image_root,
     inline_options,
     letter_answer,
+    named_option,
     row_image,
     text_field,
     too_long,
@@ -53,7 +54,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     stem, options = inline_options(question)
     gold = -1
     if options:
-        position = letter_answer(answer, options)
+        position = named_option(answer, options)
         gold = gold_position(answer, options) if position is None else position
     elif letter_answer(answer, "ABCDEFGH") is not None:
         raise Unusable("answer_not_in_options", f"the answer {answer!r} is a letter, but the problem shows no options")
@@ -69,7 +70,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     boxes, kept_labels, box_notes = clean_boxes([target["bbox"] for target in targets], labels, image.wh, request)
     return [
         boxed_record(
-            uid, "treevgr_rl", stem if options else question, answer, image, boxes, kept_labels, options=options, gold=gold,
+            uid, "treevgr_rl", stem, answer, image, boxes, kept_labels, options=options, gold=gold,
             task_type="visdrone" if options else "vstar",
             metadata={"image": names[0], "names": [target.get("name") for target in targets]},
             notes=(*image_notes, *box_notes),
@@ -92,6 +93,7 @@ SOURCE = Source(
     home="HaochenWang/TreeVGR-RL-37K",
     describe="TreeVGR-RL-37K: V* and VisDrone questions with boxes; images=DIR that holds images/",
     options=OPTIONS,
+    version=2,
     count=_count,
     hub_files=_hub_files,
     open_answers=True,

@@ -22,9 +22,10 @@ from data_prep.sources.fields import (
     clean_box,
     image_root,
     inline_options,
-    letter_answer,
+    named_option,
     row_image,
     too_long,
+    without_instruction,
     without_placeholder,
 )
 from data_prep.sources.reading import data_files, parquet_count, parquet_rows
@@ -38,15 +39,13 @@ OPTIONS: dict[str, Any] = {
 _REGION = re.compile(r"<SOT>\s*\[([^\]<]*)\]\s*<EOT>(?:\s*<image>)?", re.IGNORECASE)
 _ORPHAN = re.compile(r"<SOT>|<EOT>|<image>|<video>|<audio>", re.IGNORECASE)
 _THINK = re.compile(r"</?think>", re.IGNORECASE)
-_FINAL = re.compile(r"Final answer\s*:\s*(.*)\s*\Z", re.DOTALL | re.IGNORECASE)
+_FINAL = re.compile(r"Final answer\s*:\s*", re.IGNORECASE)
 # What rounding to two decimals may add; beyond it the numbers are not 0 to 1 of the image.
 _TOLERANCE = 0.01
 
 
 def _file(location: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
     wanted = options["cot"]
-    if wanted not in ("", "short", "long"):
-        raise ConfigError("vgr.cot", repr(wanted), "short or long", "Choose one of the two files.")
     found = data_files(location, ("vgr_*cot.parquet", "data/vgr_*cot.parquet"), "vgr_shortcot.parquet or vgr_longcot.parquet")
     kinds = {path: "short" if "short" in path.name else "long" if "long" in path.name else (wanted or "short") for path in found}
     chosen = [(path, kind) for path, kind in kinds.items() if wanted in ("", kind)]
@@ -77,12 +76,12 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     if not answer:
         raise Unusable("empty_answer", "nothing behind the reasoning")
     stem, options = inline_options(question)
-    gold = letter_answer(answer, options) if options else None
+    gold = named_option(answer, options) if options else None
     if gold is None:
         left_out = too_long(uid, answer, row, request)
         if left_out:
             return [left_out]
-        stem, options, gold = question, (), -1
+        stem, options, gold = without_instruction(question), (), -1
     said = answer if gold < 0 else letter(gold)
     return [
         boxed_record(
@@ -110,11 +109,9 @@ def _turns(conversations: Any) -> tuple[str, str, tuple[str, ...]]:
 
 def _split(told: str, rule: str) -> tuple[str, str]:
     """Reasoning and final answer of the assistant's text, think tags removed (they may repeat, and regions stand outside of them too)."""
-    if rule not in ("required", "lenient"):
-        raise ConfigError("vgr.final_answer", repr(rule), "required or lenient", "Choose one of them.")
-    match = _FINAL.search(told)
-    if match:
-        reasoning, answer = told[: match.start()], match.group(1)
+    found = list(_FINAL.finditer(told))  # the last one: reasoning may speak of its final answer too
+    if found:
+        reasoning, answer = told[: found[-1].start()], told[found[-1].end() :]
     else:
         cut = told.lower().rfind("</think>")
         if rule == "required" or cut < 0:
@@ -172,6 +169,8 @@ SOURCE = Source(
     home="BytedanceDouyinContent/VGR",
     describe="VGR: chains of thought with regions; images=ROOT of llava_next_raw_format",
     options=OPTIONS,
+    choices={"cot": ("", "short", "long"), "final_answer": ("required", "lenient")},
+    version=2,
     count=_count,
     hub_files=_hub_files,
     open_answers=True,

@@ -118,6 +118,7 @@ SOURCE = Source(
     home="deepcs233/Visual-CoT",
     describe="Visual-CoT metadata files: open questions with boxes; images=cot_image_data",
     options=OPTIONS,
+    version=2,
     count=_count,
     hub_files=_hub_files,
     open_answers=True,

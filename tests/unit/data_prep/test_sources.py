@@ -111,11 +111,33 @@ def test_vgr_boxes_and_tags(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("asked", "told", "question", "gold", "said"),
+    [
+        # reasoning may speak of its final answer too: the last one counts
+        ("Which?", "<think>The final answer: must be short.</think> Final answer: red", "Which?", "red", "red"),
+        # LLaVA's instructions would forbid the reasoning that is trained here
+        ("How many?\nAnswer the question using a single word or phrase.", "<think>x</think> Final answer: 3", "How many?", "3", "3"),
+        ("Which?\nA. leaf\nB. stem", "<think>x</think> Final answer: B. stem", "Which?", "stem", "B"),
+        ("Which?\nA. leaf\nB. stem", "<think>x</think> Final answer: Stem.", "Which?", "stem", "B"),
+        # an answer that is none of the options is an open one, and the options stay in the question
+        ("Which?\nA. leaf\nB. stem", "<think>x</think> Final answer: root", "Which?\nA. leaf\nB. stem", "root", "root"),
+    ],
+)
+def test_vgr_answers(asked: str, told: str, question: str, gold: str, said: str, tmp_path: Path) -> None:
+    sets.put(tmp_path / "gqa" / "1.jpg", sets.jpeg(64, 48))
+    turns = [{"from": "human", "value": f"<image>\n{asked}"}, {"from": "gpt", "value": told}]
+    pq.write_table(pa.Table.from_pylist([{"image": "gqa/1.jpg", "conversations": turns}]), tmp_path / "vgr_shortcot.parquet")
+    (record,), _ = load("vgr", tmp_path)
+    assert (record.question, record.gold_text) == (question, gold)
+    assert record.response.endswith(f"</think><answer>{said}</answer>")
+
+
 def test_vgr_never_mixes_its_two_files(tmp_path: Path) -> None:
     location, root = sets.vgr(tmp_path)
     with pytest.raises(ConfigError, match="cot=short or cot=long"):
         load("vgr", location, {"images": str(root)})
-    with pytest.raises(ConfigError, match="short or long"):
+    with pytest.raises(ConfigError, match=r"vgr\.cot: found 'medium', expected one of nothing, short, long"):
         load("vgr", location, {"images": str(root), "cot": "medium"})
     alone, _ = load("vgr", location / "data" / "vgr_longcot.parquet", {"images": str(root)})
     assert {record.uid.split("-")[1] for record in alone} == {"long"}
@@ -224,6 +246,11 @@ def test_nothing_there_and_unknown_options(tmp_path: Path) -> None:
         load("sat", tmp_path)
     with pytest.raises(ConfigError, match=r"sat\.colour"):
         load("sat", tmp_path, {"colour": 1})
+    with pytest.raises(ConfigError, match=r"sat\.bad_boxes: found 'keep', expected one of reject, drop"):
+        load("sat", tmp_path, {"bad_boxes": "keep"})
+    for number in (-1, "-1", "few"):
+        with pytest.raises(ConfigError, match=r"sat\.workers.*a whole number >= 0"):
+            load("sat", tmp_path, {"workers": number})
     with pytest.raises(ConfigError, match=r"sat\.verify_images.*bool"):
         load("sat", tmp_path, {"verify_images": "perhaps"})
     with pytest.raises(ConfigError, match="treevgr_rl"):
