@@ -54,6 +54,7 @@ class Replica:
         self._keeper: asyncio.Task[None] | None = None
         self._born = time.monotonic()
         self._published = 0.0
+        self._busy_until = 0.0  # on the monotonic clock: until when the endpoint wants no question
 
     async def ask(self, request: JudgeRequest, client: str, deadline: float) -> Answer:
         """Judge one rollout within `deadline` seconds from now, waiting for a turn included."""
@@ -63,7 +64,9 @@ class Replica:
         if self._state is not State.READY or self._backend is None:
             return self._not_ready(request)
         try:
+            self._leave_alone()
             async with self._turns.turn(client, deadline):
+                self._leave_alone()
                 left = deadline - (time.monotonic() - arrived)
                 verdict = await asyncio.wait_for(self._ask_backend(self._backend, request, left), timeout=max(left, 0.0))
         except (Busy, Draining) as refusal:
@@ -75,6 +78,7 @@ class Replica:
             return self._failed(request, Reason.JUDGE_TIMEOUT, True, "the deadline passed", arrived)
         except JudgeFailure as failure:
             if failure.retry_after is not None:
+                self._busy_until = max(self._busy_until, time.monotonic() + failure.retry_after)
                 self._tally.refusal()
                 return Answer(retry_after=failure.retry_after, failure=failure.reason, load=self._load())
             return self._failed(request, failure.reason, failure.retryable, str(failure), arrived)
@@ -124,6 +128,16 @@ class Replica:
         if scored_grounding or not (isinstance(verdict, Score) or (sentences and self._judge == "grounding")):
             raise TypeError(f"the {self._settings.judges[self._judge].backend} backend returned a {type(verdict).__name__}")
         return verdict  # type: ignore[no-any-return]
+
+    def _leave_alone(self) -> None:
+        """An endpoint that has asked for a rest gets it from all rollouts, not only from the one that it has told so.
+
+        Raises:
+            JudgeFailure: it still rests.
+        """
+        left = self._busy_until - time.monotonic()
+        if left > 0:
+            raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "the endpoint has asked for a rest", retry_after=left)
 
     def _not_ready(self, request: JudgeRequest) -> Answer:
         if self._state is State.FAILED:

@@ -12,6 +12,7 @@ from doubles import SENTENCES, Backend, request
 from faithful_rl.judge_pool import replica as replica_module
 from faithful_rl.judge_pool.messages import State
 from faithful_rl.judge_pool.replica import Replica
+from faithful_rl.judges.backend import JudgeFailure
 from faithful_rl.types import Reason, Score
 
 
@@ -103,6 +104,28 @@ def test_a_busy_endpoint_is_a_refusal_and_no_failure() -> None:
         assert (answer.verdict, answer.retry_after, answer.failure, answer.draining) == (None, 0.01, Reason.JUDGE_UNAVAILABLE, False)
         counts = (await replica.health()).counts
         assert (counts["refused"], counts["unscored"]) == (1, {})
+
+    asyncio.run(run())
+
+
+def test_an_endpoint_that_asks_for_a_rest_gets_it_from_every_rollout() -> None:
+    async def run() -> None:
+        built = Built()
+
+        async def answer(one: Any) -> Score:
+            if one.uid == "first":
+                raise JudgeFailure(Reason.JUDGE_UNAVAILABLE, "answered 429", retry_after=30.0)
+            return Score(1.0)
+
+        built.answer = answer
+        replica = await built.ready()
+        assert (await replica.ask(request("first"), "a", 1.0)).retry_after == 30.0
+        second = await replica.ask(request("second"), "b", 1.0)
+        assert second.retry_after is not None
+        assert 0.0 < second.retry_after <= 30.0
+        assert built.backends[0].seen == ["first"]
+        replica._busy_until = 0.0  # the rest is over
+        assert (await replica.ask(request("second"), "b", 1.0)).verdict == Score(1.0)
 
     asyncio.run(run())
 
