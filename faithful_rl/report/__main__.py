@@ -80,11 +80,8 @@ def report(given: Given) -> int:
     if given["evaluation"]:
         from faithful_rl.report import evaluations
 
-        pairs = [named(value) for value in given["evaluation"]]
-        found = evaluations.read(
-            [evaluations.Named(name or evaluations.method_name(directory), directory) for directory, name in pairs],
-            baseline if not runs or baseline in {name for _, name in pairs} else None,
-        )
+        pairs = evaluations.methods_of([named(value) for value in given["evaluation"]])
+        found = evaluations.read(pairs, baseline if not runs or baseline in {one.method for one in pairs} else None)
     page = build(list(runs), Path(given["out"][0]), found, baseline=baseline, names=names, rollout_limit=limit)
     sys.stdout.write(f"Report: {page}\n")
     texts, pictures = [], {}

@@ -108,9 +108,23 @@ def read(named: Sequence[Named], baseline: str | None = None) -> Evaluations:
     return Evaluations({name: tuple(runs) for name, runs in methods.items()}, benchmarks, against, estimates, tests, untested)
 
 
-def method_name(directory: Path) -> str:
-    """What an evaluation is called when nobody names it: its model's last path part, and its mode where that is not `reasoning`."""
-    return evaluation_name(read_json(directory / EVALUATION), directory)
+def methods_of(directories: Sequence[tuple[Path, str]]) -> list[Named]:
+    """(directory, name) with a method for each: the name where one is given, else its model's.
+
+    Only a name that somebody gave makes several evaluations seeds of one method: `outputs/grpo/hf` and `outputs/fgrpo/hf` are two models,
+    and are told apart by their evaluations' directories.
+    """
+    found: list[Named] = []
+    own = {directory: evaluation_name(read_json(directory / EVALUATION), directory) for directory, name in directories if not name}
+    given = {name for _, name in directories if name}
+    for directory, name in directories:
+        label = name or own[directory]
+        twins = [other for other, theirs in own.items() if theirs == label and other != directory]
+        if not name and (twins or label in given):
+            alone = all(other.name != directory.name for other in twins)
+            label = f"{label} ({directory.name if alone else directory})"
+        found.append(Named(label, directory))
+    return found
 
 
 def _estimates(runs: Sequence[Evaluated], benchmark: str) -> dict[str, Estimate]:

@@ -12,7 +12,7 @@ from synthetic_run import put_run
 
 from faithful_rl.config import ConfigError
 from faithful_rl.report.__main__ import main
-from faithful_rl.report.evaluations import Named, bars, headline, markdown, method_name, read, tables
+from faithful_rl.report.evaluations import Named, bars, headline, markdown, methods_of, read, tables
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +59,16 @@ def test_one_name_twice_is_two_seeds(tmp_path: Path) -> None:
     assert found.baseline == "m"
 
 
+def test_two_models_of_one_name_are_not_taken_for_seeds(tmp_path: Path) -> None:
+    """Models are often exported into folders of one name; only a given name joins evaluations."""
+    one, two = (put_evaluation(tmp_path / name, "hf", 0.5, 0.1, ("scenes",)) for name in ("grpo", "fgrpo"))
+    deep = put_evaluation(tmp_path / "x" / "grpo", "hf", 0.5, 0.1, ("scenes",))
+    assert [named.method for named in methods_of([(one, ""), (two, "")])] == ["hf (grpo)", "hf (fgrpo)"]
+    assert [named.method for named in methods_of([(one, "GRPO"), (two, "GRPO")])] == ["GRPO", "GRPO"]
+    assert [named.method for named in methods_of([(one, "hf"), (two, "")])] == ["hf", "hf (fgrpo)"]
+    assert [named.method for named in methods_of([(one, ""), (deep, "")])] == [f"hf ({one})", f"hf ({deep})"]
+
+
 def test_markdown_bars_and_headline(directories: tuple[Path, Path]) -> None:
     found = read([Named("GRPO", directories[0]), Named("FGRPO", directories[1])])
     text = markdown(found)
@@ -93,7 +103,7 @@ def test_the_page_with_and_without_runs(directories: tuple[Path, Path], tmp_path
 
 
 def test_names_and_mistakes(directories: tuple[Path, Path], tmp_path: Path) -> None:
-    assert method_name(directories[1]) == "fgrpo"
+    assert methods_of([(directories[1], "")]) == [Named("fgrpo", directories[1])]
     with pytest.raises(ConfigError, match=r"no evaluation\.json"):
         read([Named("x", tmp_path)])
     with pytest.raises(ConfigError, match="baseline: found 'nobody'"):
