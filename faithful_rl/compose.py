@@ -5,6 +5,7 @@ verl is found on disk but not imported, so that help, `--cfg job` and mistakes i
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
 import functools
 import importlib.util
@@ -23,7 +24,7 @@ from hydra.errors import ConfigCompositionException, HydraException, MissingConf
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from faithful_rl.config import ConfigError, FaithfulRLConfig
+from faithful_rl.config import ConfigError, ConstraintConfig, FaithfulRLConfig
 
 RECIPES = Path(__file__).parent / "recipes"
 SUPERVISED = "sft_verl"  # the method whose recipes stand on verl's SFT tree instead of its RL tree
@@ -208,6 +209,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     )
     if isinstance(cause, ConfigKeyError) or "is not in struct" in text or "Could not override" in text:
         known = _sibling_keys(key)
+        if key.rpartition(".")[2] in known:  # a mapping whose entries the user names
+            return ConfigError(key, "entries that the recipe does not have", "a + before the key, which adds them", f"Write +{key}=...")
         return ConfigError(key, "a key that does not exist", "a key of the recipe's tree", _did_you_mean(key.rpartition(".")[2], known))
     reason = str(cause or error).splitlines()[0]
     found = next((override.split("=", 1)[1] for override in overrides if override.split("=", 1)[0] == key), reason)
@@ -217,6 +220,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
 def _sibling_keys(key: str) -> list[str]:
     """Names next to `key` in the tree it was meant for; empty where even the parent is unknown."""
     try:
+        if re.fullmatch(r"faithful_rl\.constraints\.[^.]+\.[^.]+", key):
+            return [field.name for field in dataclasses.fields(ConstraintConfig)]
         if key.startswith("faithful_rl."):
             root = OmegaConf.create({"faithful_rl": OmegaConf.structured(FaithfulRLConfig)})
         else:

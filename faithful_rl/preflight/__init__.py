@@ -81,7 +81,7 @@ def check_static(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
 
 def warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
     """What is allowed but probably not meant, one line each; after `check_static`."""
-    return constraints.warnings(config, typed) if typed.method in ("grpo", "fgrpo") else []
+    return [*constraints.warnings(config, typed), *steps.warnings(config)] if typed.method in ("grpo", "fgrpo") else []
 
 
 def check_started(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:

@@ -9,6 +9,8 @@ from typing import Any
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 
 TRAINER_MODES = ("sync", "colocate_async", "separate_async")
+SERVERS = ("vllm", "sglang")
+RESUME_MODES = ("auto", "disable", "resume_path")
 
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
@@ -64,6 +66,7 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
         scorers = sharers(reference, scorers, "actor_rollout_ref.ref")
         _check_micro(f"actor_rollout_ref.ref.{key}", reference, reference["log_prob_use_dynamic_bsz"], batch // scorers, "a batch")
     _check_servers(config, workers)
+    _check_sampling(config)
     _check_lengths(config["data"], rollout)
 
 
@@ -151,6 +154,7 @@ def _check_reference(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None
 def _check_servers(config: Mapping[str, Any], workers: int) -> None:
     """Rollout servers of several GPUs each must fill the GPUs that they get; verl rounds down, to none at all where one is too large."""
     rollout = config["actor_rollout_ref"]["rollout"]
+    _one_of("actor_rollout_ref.rollout.name", rollout["name"], SERVERS)
     names = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
     size = math.prod(rollout[name] for name in names)
     separate = config["trainer"]["v1"]["trainer_mode"] == "separate_async"
@@ -162,6 +166,25 @@ def _check_servers(config: Mapping[str, Any], workers: int) -> None:
             f"a divisor of the {gpus} GPUs that generate",
             f"Choose one of {_divisors(gpus)}.",
         )
+
+
+def _check_sampling(config: Mapping[str, Any]) -> None:
+    """What would train on nothing: rollouts that are all alike, steps of no length."""
+    for key, value, why in (
+        (
+            "actor_rollout_ref.rollout.temperature",
+            config["actor_rollout_ref"]["rollout"]["temperature"],
+            "equal rollouts have no advantage",
+        ),
+        ("actor_rollout_ref.actor.optim.lr", config["actor_rollout_ref"]["actor"]["optim"]["lr"], "nothing is learnt otherwise"),
+    ):
+        if not 0.0 < float(value) < math.inf:
+            raise ConfigError(key, value, f"a finite number above 0, because {why}", f"Change {key}.")
+
+
+def _one_of(key: str, found: object, known: tuple[str, ...]) -> None:
+    if found not in known:
+        raise ConfigError(key, repr(found), "one of " + ", ".join(known), f"Set {key}={known[0]}.")
 
 
 def _positive(key: str, value: int) -> None:
@@ -200,9 +223,8 @@ def _check_lengths(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
 
 
 def _check_steps(trainer: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    mode = trainer["v1"]["trainer_mode"]
-    if mode not in TRAINER_MODES:
-        raise ConfigError("trainer.v1.trainer_mode", repr(mode), "one of " + ", ".join(TRAINER_MODES), "Set trainer.v1.trainer_mode=sync.")
+    _one_of("trainer.v1.trainer_mode", trainer["v1"]["trainer_mode"], TRAINER_MODES)
+    _one_of("trainer.resume_mode", trainer["resume_mode"], RESUME_MODES)
     steps = trainer["total_training_steps"]
     if steps is not None:
         _positive("trainer.total_training_steps", steps)

@@ -48,7 +48,7 @@ def plan(config: Mapping[str, Any], typed: FaithfulRLConfig, run: RunDirectory, 
 
 
 def _warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
-    return [*judges.warnings(typed), *endpoints.warnings(typed), *constraint_checks.warnings(config, typed)]
+    return [*judges.warnings(typed), *endpoints.warnings(typed), *constraint_checks.warnings(config, typed), *steps.warnings(config)]
 
 
 def _epochs(config: Mapping[str, Any]) -> str:

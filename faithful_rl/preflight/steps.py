@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from faithful_rl.config import ConfigError
+from faithful_rl.preflight.batches import local_updates
 from faithful_rl.preflight.rows import data_files
 
 
@@ -37,6 +38,17 @@ def check(config: Mapping[str, Any]) -> None:
             f"at most the {held} steps of trainer.total_epochs = {config['trainer']['total_epochs']}, after which verl ends without a word",
             f"Set trainer.total_epochs={epochs}, or train for fewer steps.",
         )
+
+
+def warnings(config: Mapping[str, Any]) -> list[str]:
+    """A learning rate that never gets there: no refusal, because a run of a few steps is how one tries a recipe."""
+    updates = planned(config) * local_updates(config)
+    warm_up = config["actor_rollout_ref"]["actor"]["optim"]["lr_warmup_steps"]
+    if warm_up is None or warm_up <= updates:
+        return []
+    return [
+        f"actor_rollout_ref.actor.optim.lr_warmup_steps is {warm_up}, the run has {updates} updates: its learning rate stays below optim.lr."
+    ]
 
 
 def _per_epoch(config: Mapping[str, Any]) -> int:

@@ -229,6 +229,11 @@ def test_the_tiny_recipes_share_everything_but_their_constraints(recipe: str) ->
         (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "trainer.total_training_stepz: found a key that does not exist"),
         (["recipe=fgrpo_tiny", "trainer.total_training_stepz=5"], "Did you mean total_training_steps?"),
         (["recipe=fgrpo_tiny", "faithful_rl.sed=5"], "faithful_rl.sed: found a key that does not exist"),
+        (
+            ["recipe=fgrpo_tiny", "faithful_rl.constraints.consistency.by_source={scenes:0.5}"],
+            "Write +faithful_rl.constraints.consistency.by_source=...",
+        ),
+        (["recipe=fgrpo_tiny", "faithful_rl.constraints.consistency.treshold=0.5"], "Did you mean threshold?"),
         (["recipe=fgrpo_tiny", "faithful_rl.seed=abc"], "faithful_rl.seed: found 'abc', expected a value of its type"),
         (
             ["recipe=fgrpo_tiny", "trainer.total_training_steps=many"],

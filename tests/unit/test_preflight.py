@@ -101,6 +101,7 @@ def test_a_sound_world_passes_and_the_plan_names_what_one_step_asks_for(world: W
         (["constraints=none", "faithful_rl.method=grpo"], "at most 160 judge requests"),  # asked for the metrics' sake
         (["constraints=consistency", "faithful_rl.judges.grounding_in_training=false"], "at most 80 judge requests"),
         (["trainer.total_training_steps=null", "trainer.total_epochs=4"], "steps      12 (trainer.total_epochs: 4)"),
+        (["trainer.total_training_steps=4"], "lr_warmup_steps is 5, the run has 4 updates: its rate stays below optim.lr."),
     ],
 )
 def test_the_plan_counts_requests_and_steps(words: list[str], line: str, world: World, capsys: pytest.CaptureFixture[str]) -> None:
@@ -220,6 +221,27 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         ["faithful_rl.reference_policy.placement=own_pool", f"{ACTOR}.use_kl_loss=false"],
         "faithful_rl.reference_policy.placement: found 'own_pool', expected colocated, because without a KL penalty "
         f"({ACTOR}.use_kl_loss, kl_loss_coef) there is no reference policy. Set faithful_rl.reference_policy.placement=colocated.",
+    ),
+    "an unknown rollout server": (
+        nothing,
+        ["actor_rollout_ref.rollout.name=trt"],
+        "actor_rollout_ref.rollout.name: found 'trt', expected one of vllm, sglang. Set actor_rollout_ref.rollout.name=vllm.",
+    ),
+    "rollouts that are all alike": (
+        nothing,
+        ["actor_rollout_ref.rollout.temperature=0"],
+        "actor_rollout_ref.rollout.temperature: found 0, expected a finite number above 0, because equal rollouts have no advantage. "
+        "Change actor_rollout_ref.rollout.temperature.",
+    ),
+    "a negative learning rate": (
+        nothing,
+        [f"{ACTOR}.optim.lr=-1"],
+        f"{ACTOR}.optim.lr: found -1, expected a finite number above 0, because nothing is learnt otherwise. Change {ACTOR}.optim.lr.",
+    ),
+    "an unknown way to resume": (
+        nothing,
+        ["trainer.resume_mode=sometimes"],
+        "trainer.resume_mode: found 'sometimes', expected one of auto, disable, resume_path. Set trainer.resume_mode=auto.",
     ),
     "sequences longer than the server's": (
         nothing,
