@@ -7,16 +7,17 @@ import itertools
 import json
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 
 MODEL = "judge"
 
 
 class Endpoint:
-    """`moods` come in turn, one per question: ok, 500, garbage, timeout. Equal questions get equal verdicts."""
+    """`moods` come in turn, one per question: ok, 500, garbage, timeout, busy. Equal questions get equal verdicts."""
 
     def __init__(self, moods: Sequence[str] = ("ok",)) -> None:
         self.calls: Counter[str] = Counter()
@@ -60,6 +61,8 @@ def endpoint(*moods: str) -> Iterator[Endpoint]:
             if mood == "timeout":
                 state.closing.wait()
                 self.close_connection = True
+            elif mood == "busy":
+                self._reply(429, {"error": {"message": "too many requests"}}, {"Retry-After": "0.2"})
             elif mood == "500":
                 self._reply(500, {"error": {"message": "out of memory", "type": "server_error"}})
             else:
@@ -69,11 +72,13 @@ def endpoint(*moods: str) -> Iterator[Endpoint]:
                 reply = {"id": "x", "object": "chat.completion", "created": 0, "model": MODEL, "choices": [choice], "usage": usage}
                 self._reply(200, reply)
 
-        def _reply(self, code: int, body: dict[str, Any]) -> None:
+        def _reply(self, code: int, body: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> None:
             data = json.dumps(body).encode()
             self.send_response(code)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(data)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
             self.wfile.write(data)
 

@@ -178,10 +178,10 @@ def test_an_endpoint_that_fails_in_every_way_in_turn(address: str, served: Any, 
             name="endpoint",
             consistency={"backend": "openai", "base_url": server.base_url, "model": MODEL, "replicas": 2, "timeout_seconds": 10.0},
         )
-        server.behave("ok", "500", "garbage", "ok", "ok", "timeout", "ok")
+        server.behave("ok", "500", "garbage", "ok", "busy", "ok", "timeout", "ok")
         client = PoolClient("endpoint", "consistency")
         verdicts = asyncio.run(ask_all(client, batch))
-        assert {mood for mood, number in server.calls.items() if number} == {"ok", "500", "garbage", "timeout"}
+        assert {mood for mood, number in server.calls.items() if number} == {"ok", "500", "garbage", "timeout", "busy"}
         server.behave("ok")
         truth = asyncio.run(ask_all(PoolClient("endpoint", "consistency"), batch))
         replicas = pool.status("endpoint").replicas
@@ -193,6 +193,7 @@ def test_an_endpoint_that_fails_in_every_way_in_turn(address: str, served: Any, 
     assert counts["asked"] == 64 == sum(counts.get(end, 0) for end in ("scored", "judge_error", "judge_timeout", "judge_unavailable"))
     assert counts["scored"] == sum(one.scored for one in verdicts) >= 48, "most were answered on another try"
     assert counts["failed"] > 0
+    assert counts["refused"] > 0, "what is busy is asked again, and is no failure"
     answered = sum(sum(one.counts["verdicts"].values()) for one in replicas)
     assert answered == counts["scored"] + 64
     assert sum(one.counts["cache_hits"] for one in replicas) > 0, "the second time they were known"
