@@ -46,9 +46,7 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     warm_up = config["actor_rollout_ref"]["actor"]["optim"]["lr_warmup_steps"]
     if warm_up is None or warm_up <= updates:
         return []
-    return [
-        f"actor_rollout_ref.actor.optim.lr_warmup_steps is {warm_up}, the run has {updates} updates: its learning rate stays below optim.lr."
-    ]
+    return [f"actor_rollout_ref.actor.optim.lr_warmup_steps is {warm_up}, the run has {updates} updates: its rate stays below optim.lr."]
 
 
 def _per_epoch(config: Mapping[str, Any]) -> int:
