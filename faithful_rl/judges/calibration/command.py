@@ -164,7 +164,7 @@ async def run(options: Options, cases: Sequence[LabelledCase]) -> Calibration:
 
 async def _from_backend(options: Options, judge: str, stack: AsyncExitStack) -> JudgeUnderTest:
     settings = options.backends[judge]
-    backend: JudgeBackend = build_backend(settings)
+    backend: JudgeBackend = build_backend({**settings, "judge": judge})  # as a pool says it: a grounding judge must show that it can see
     stack.push_async_callback(backend.close)
     await backend.start()
     description = " ".join(str(settings[key]) for key in ("backend", "model", "mode") if settings.get(key) is not None)

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 from types import SimpleNamespace
 
 import pytest
@@ -203,6 +204,19 @@ def test_a_judge_that_does_not_start_is_said_and_closed(
     assert capsys.readouterr().err == "error: nobody at home\n"
     assert len(closed) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_judge_knows_which_one_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A pool says so too: a model for grounding shows at its start that it can see, and a text model is refused there."""
+    built = []
+
+    def build(settings: Any) -> SceneBackend:
+        built.append(settings["judge"])
+        return SceneBackend({})
+
+    monkeypatch.setitem(BACKENDS, "seen", build)
+    assert main(["backend=seen", "limit=2", f"out={tmp_path}"]) == 0
+    assert built == ["consistency", "grounding"]
 
 
 def test_a_damaged_record_is_said_before_a_judge_is_asked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
