@@ -214,10 +214,16 @@ def check_model(model: Path | str, frame: Frame, call_options: Mapping[str, Any]
     Raises:
         ConfigError: no processor there, or it disagrees with `frame`.
     """
-    from transformers import AutoProcessor
-
     try:
+        from transformers import AutoProcessor
+
         processor = AutoProcessor.from_pretrained(str(model))
+    except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision that does not fit its torch
+        cause = error.__cause__ or error
+        fix = "Install what is missing, or leave model= out: the start of training makes the same check."
+        raise ConfigError(
+            "model", f"processor libraries that do not load ({cause})", "transformers with torch and torchvision", fix
+        ) from error
     except (OSError, ValueError) as error:
         raise ConfigError("model", str(model), "a directory or hub id with a Qwen2.5-VL processor", f"{error}.") from error
     for image_wh in ((500, 336), (336, 500), (60, 40), (1920, 1080)):

@@ -1,8 +1,10 @@
 """Sizes and boxes of every resize chain: the table of the datasets' notes, hand-worked boxes, and citations in text."""
 
+import sys
+
 import pytest
 
-from data_prep.frames import MAX_PIXELS, MIN_PIXELS, Frame, from_mapping, pad, processor_size, unpad, write_box
+from data_prep.frames import MAX_PIXELS, MIN_PIXELS, Frame, check_model, from_mapping, pad, processor_size, unpad, write_box
 from faithful_rl.config import ConfigError
 from faithful_rl.types import Box
 
@@ -86,3 +88,9 @@ def test_pinned_limits_and_wrong_ones() -> None:
         Frame(min_pixels=10, max_pixels=9)
     with pytest.raises(ConfigError, match=r"frame\.pixels"):
         from_mapping({"pixels": 3})
+
+
+def test_a_processor_whose_libraries_do_not_load_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "transformers", None)  # importing it raises ImportError
+    with pytest.raises(ConfigError, match=r"processor libraries that do not load .*leave model= out"):
+        check_model("models/none", Frame())
