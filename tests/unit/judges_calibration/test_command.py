@@ -6,8 +6,8 @@ import json
 import sys
 from collections import Counter
 from pathlib import Path
-from typing import Any
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
