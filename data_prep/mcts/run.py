@@ -79,7 +79,10 @@ def prepare(source: Source, out: Path, settings: RunSettings, teacher_settings: 
     """
     deciding = {"source": source.sha256, "teacher": teacher_settings, **settings.deciding()}
     path = out / SETTINGS
-    if path.is_file():
+    if out.exists() and not out.is_dir():
+        raise ConfigError("out", f"the file {out}", "a directory", "Choose another out=.")
+    begun = any((out / TREES).glob("*.json"))  # without a tree an earlier start was refused itself, and nothing can be mixed
+    if path.is_file() and begun:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
         except ValueError as error:
@@ -90,10 +93,10 @@ def prepare(source: Source, out: Path, settings: RunSettings, teacher_settings: 
             raise ConfigError(
                 "out", f"{out} with a run of other settings ({', '.join(different)})", "a new directory or the same settings", fix
             )
-    elif out.is_dir() and any(out.iterdir()):
+    elif begun or (out.is_dir() and any(entry.name not in (SETTINGS, TREES) for entry in out.iterdir())):
         raise ConfigError("out", f"{out}, which is not empty", "a new directory, or one with an unfinished run", "Choose another out=.")
     out.mkdir(parents=True, exist_ok=True)
-    if not path.is_file():
+    if not begun:
         manifest.write_text(path, json.dumps(deciding, indent=2, sort_keys=True) + "\n")
     return Forest(out / TREES, settings.search.c_puct)
 

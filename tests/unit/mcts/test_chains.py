@@ -214,6 +214,13 @@ def test_a_directory_with_other_settings_is_refused(scenes: Path, tmp_path: Path
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("text")
     assert run(scenes, tmp_path / "mine") == 2
+    assert run(scenes, tmp_path / "mine" / "thesis.txt") == 2
+    assert "thesis.txt, expected a directory" in capsys.readouterr().err
+
+
+def test_a_start_that_was_refused_costs_no_directory(scenes: Path, tmp_path: Path) -> None:
+    assert run(scenes, tmp_path / "out", "limit=2", "budget_tokens=1") == 3  # not one tree is grown
+    assert run(scenes, tmp_path / "out", "limit=2", "simulations=1") == 0
 
 
 def test_data_that_differs_from_its_manifest_is_refused(scenes: Path, tmp_path: Path) -> None:
