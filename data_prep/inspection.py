@@ -25,6 +25,7 @@ from rich.table import Table
 from data_prep import manifest
 from data_prep.frames import Frame
 from data_prep.images import load_image, opened
+from data_prep.prompts import LETTERS, letter
 from data_prep.record import Unusable
 from data_prep.writers.parquet import read_rows
 from faithful_rl.config import ConfigError
@@ -203,9 +204,7 @@ def _print(shown: list[Sheet], path: Path, console: Console) -> None:
     for sheet in shown:
         sizes = ", ".join(f"{picture.width}x{picture.height}" for picture in sheet.pictures) or sheet.problem
         boxes = sum(len(boxes) for boxes in sheet.boxes)
-        question = "\n".join(
-            [_short(sheet.question, 300), *(f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i]}) {text}" for i, text in enumerate(sheet.options))]
-        )
+        question = "\n".join([_short(sheet.question, 300), *(f"{letter(i)}) {text}" for i, text in enumerate(sheet.options))])
         cells = (
             str(sheet.number),
             f"{sheet.uid}\n{sheet.task_type}",
@@ -225,9 +224,8 @@ def _short(text: str, most: int) -> str:
 def page(shown: list[Sheet], title: str) -> str:
     """The sheets as one self-contained HTML page."""
     environment = Environment(loader=PackageLoader("data_prep"), autoescape=True, undefined=StrictUndefined)
-    letters = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     views = [{"sheet": sheet, "pictures": [_view(*pair) for pair in zip(sheet.pictures, sheet.boxes, strict=True)]} for sheet in shown]
-    return environment.get_template("inspect.html").render(views=views, title=title, letters=letters)
+    return environment.get_template("inspect.html").render(views=views, title=title, letters=LETTERS)
 
 
 def _view(picture: Pillow.Image, boxes: list[Drawn]) -> dict[str, Any]:
@@ -265,7 +263,7 @@ def contact_sheet(shown: list[Sheet], columns: int = 3, width: int = 440) -> Pil
 def _tile(sheet: Sheet, width: int) -> Pillow.Image:
     font = ImageFont.load_default(size=14)
     pictures = [_painted(picture, boxes, width) for picture, boxes in zip(sheet.pictures, sheet.boxes, strict=True)]
-    options = [f"{'ABCDEFGHIJKLMNOPQRSTUVWXYZ'[i]}) {text}" for i, text in enumerate(sheet.options)]
+    options = [f"{letter(i)}) {text}" for i, text in enumerate(sheet.options)]
     lines = [f"{sheet.number}  {sheet.uid}  {sheet.task_type}"]
     for text in (
         _short(sheet.question, 400),

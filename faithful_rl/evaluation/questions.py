@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from data_prep.prompts import system_prompt, user_text
+from data_prep.prompts import letter, system_prompt, user_text
 from data_prep.record import Image, Record
 from faithful_rl.judges.images import encode_image
 from faithful_rl.judges.scene_world import read_scene
@@ -42,6 +42,11 @@ class Question:
     @property
     def uid(self) -> str:
         return self.record.uid
+
+    @property
+    def truth(self) -> str:
+        """The letter of the right option, or the free answer."""
+        return letter(self.record.gold_index) if self.record.options else self.record.gold_text
 
     @property
     def scene_json(self) -> str:

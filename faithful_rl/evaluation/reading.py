@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from data_prep.prompts import LETTERS
 from faithful_rl.config import ConfigError
 from faithful_rl.evaluation.questions import Question
 from faithful_rl.evaluation.rows import Row
@@ -34,7 +35,6 @@ KEY = "extractor"
 NO_OPTION = "NONE"
 SHOWN_CHARACTERS = 6000  # of a response, its end: final answers stand there
 WORD_TOKENS = 8
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 VERSION = "1"  # of the wording below
 
 _CHOICE = (

@@ -75,7 +75,7 @@ class Scorer:
     def _signals(self, question: Question, said: Line, verdict: Line) -> dict[str, Any]:
         text, record = said.get("response"), question.record
         parsed, found = self._parsed(text, question) if text is not None else _answer_only(said, question)
-        reference = suite.Reference.from_row({"ground_truth": _truth(question)}, extra_info(question, self.limits))
+        reference = suite.Reference.from_row({"ground_truth": question.truth}, extra_info(question, self.limits))
         by_rule = is_right(found, record.gold_text, record.gold_index, record.options)
         llm = verdict["llm"]
         use_llm = not found.parsed and (llm["choice"] >= 0 or (not record.options and llm["correct"]))
@@ -147,11 +147,6 @@ def failed(verdict: Line) -> bool:
         or any(entry["verdict"] == Verdict.UNSCORED.name for entry in grounding if not isinstance(grounding, str))
         or bool(verdict["llm"]["failure"])
     )
-
-
-def _truth(question: Question) -> str:
-    record = question.record
-    return chr(ord("A") + record.gold_index) if record.options else record.gold_text
 
 
 def _answer_only(said: Line, question: Question) -> tuple[ParsedResponse, Extracted]:

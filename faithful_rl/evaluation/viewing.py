@@ -75,7 +75,7 @@ def line(question: Question, row: Row, limits: tuple[int, int] | None) -> dict[s
         "task_type": record.task_type,
         "question": record.question,
         "options": list(record.options),
-        "ground_truth": chr(ord("A") + record.gold_index) if record.options else record.gold_text,
+        "ground_truth": question.truth,
         "response": row["response"] if row["response"] is not None else f"<answer>{row['answer']}</answer>",
         "answer": row["answer"] or "",
         "image_base64": encoded,

@@ -15,7 +15,6 @@ from faithful_rl.metrics import CONSTRAINT_SIGNALS
 # Okabe and Ito's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 COLOUR_OF = dict(zip(CONSTRAINT_SIGNALS, COLOURS, strict=False))
-MARKER_OF = dict(zip(CONSTRAINT_SIGNALS, "o^s", strict=True))
 # Colour and marker of a method, so that neither alone has to carry the meaning.
 METHOD_STYLES = {
     "warm start": ("#8a8f98", "o"),
