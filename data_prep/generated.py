@@ -43,17 +43,26 @@ def existing_manifest(directory: Path, head: Mapping[str, Any]) -> dict[str, Any
 
 def write_once(directory: Path, head: Mapping[str, Any], write: Callable[[Path], Mapping[str, Any]]) -> dict[str, Any]:
     """Let `write` fill a folder and return name -> {rows, sha256}; add the manifest and rename the folder to `directory`, which must be
-    absent or empty."""
+    absent or empty. Where another process has finished the same data set meanwhile, its copy stays and is returned.
+
+    Raises:
+        FileExistsError: the directory has come to hold something else.
+    """
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{directory.name}-", dir=directory.parent))
     try:
         manifest = {**head, "files": dict(write(temporary))}
         (temporary / MANIFEST).write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         temporary.chmod(0o755)  # mkdtemp makes it private
-        if directory.exists():
-            directory.rmdir()  # raises where it has come to hold something
-        os.replace(temporary, directory)
-    except BaseException:
+        try:
+            if directory.exists():
+                directory.rmdir()  # raises where it has come to hold something
+            os.replace(temporary, directory)
+        except OSError:
+            finished = existing_manifest(directory, head)
+            if finished is None:
+                raise
+            manifest = finished
+    finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        raise
     return manifest

@@ -1,7 +1,8 @@
-"""verl's two asynchronous modes keep their names and work with our trainer, on the CPU."""
+"""verl's two asynchronous modes keep their names and work with our trainer, on the CPU; a run in them continues where it was saved."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -28,15 +29,22 @@ SEPARATE = (
 
 
 @pytest.mark.parametrize("mode", [COLOCATED, SEPARATE], ids=["colocate_async", "separate_async"])
-def test_a_mode_trains_and_saves(mode: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_mode_trains_saves_and_continues(mode: tuple[str, ...], tmp_path: Path) -> None:
     run_dir, log = tmp_path / "run", tmp_path / "log.txt"
-    command = harness.command_line(tmp_path / "scenes", run_dir, *mode, "trainer.save_freq=2", "trainer.total_training_steps=2")
-    process = harness.start(command, log, runner="plain")
-    assert harness.finish(process, log) == 0, log.read_text(errors="replace")[-3000:]
+    command = harness.command_line(tmp_path / "scenes", run_dir, *mode, "trainer.save_freq=2")
+    for steps in (2, 3):
+        process = harness.start([*command, f"trainer.total_training_steps={steps}"], log, runner="plain")
+        assert harness.finish(process, log) == 0, log.read_text(errors="replace")[-3000:]
+        assert (run_dir / "checkpoints" / f"global_step_{steps}" / "complete.json").exists()
     rows = harness.rows(run_dir)
-    assert [row["step"] for row in rows] == [1, 2]
+    assert [row["step"] for row in rows] == [1, 2, 3]
     for row in rows:
         assert row["actor/grad_norm"] >= 0.0
         assert row["constraint/spatial_grounding/multiplier_next"] != row["constraint/spatial_grounding/multiplier"]
-    assert rows[1]["constraint/spatial_grounding/multiplier_next"] != rows[0]["constraint/spatial_grounding/multiplier_next"]
-    assert (run_dir / "checkpoints" / "global_step_2" / "complete.json").exists()
+    after = [row["constraint/spatial_grounding/multiplier_next"] for row in rows]
+    assert len(set(after)) == 3
+    updates = 2 if mode is SEPARATE else 1  # dual steps in a step; each moves a multiplier by at most its step size
+    states = [json.loads((run_dir / "checkpoints" / f"global_step_{step}" / "faithful_rl.json").read_text()) for step in (2, 3)]
+    assert [state["step"] for state in states] == [2, 3]
+    assert abs(after[2] - after[1]) <= updates * 0.05 + 1e-9, "the third step went on from the second one's multiplier"
+    assert states[1]["prompts_drawn"] > states[0]["prompts_drawn"]

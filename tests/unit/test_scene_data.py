@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from data_prep.__main__ import main
+from data_prep.scenes import dataset
 from data_prep.scenes.dataset import SceneDataSettings, scene_rows, write_scenes
 from data_prep.scenes.questions import FAMILIES, LEARNABLE, Sample, draw_sample
 from data_prep.scenes.splits import SPLITS, split_of
@@ -215,3 +216,33 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "train.parquet: 4 rows" in capsys.readouterr().out
     assert main([*arguments[:2], "train=5", "val=1", "test=1"]) == 1
     assert "other settings" in capsys.readouterr().err
+
+
+def test_two_processes_that_make_the_same_data_set_at_once_end_with_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "scenes"
+    finished = []
+
+    def rows_while_another_finishes(settings: SceneDataSettings, split: str) -> object:
+        if not finished:
+            finished.append(split)
+            write_scenes(directory, settings)
+        return scene_rows(settings, split)
+
+    monkeypatch.setattr(dataset, "scene_rows", rows_while_another_finishes)
+    manifest = write_scenes(directory, SMALL)
+    assert manifest == json.loads((directory / "manifest.json").read_text())
+    assert [path.name for path in tmp_path.iterdir()] == ["scenes"], "the second copy is gone"
+
+
+def test_a_place_that_is_taken_meanwhile_is_not_overwritten(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = tmp_path / "scenes"
+
+    def rows_while_another_writes(settings: SceneDataSettings, split: str) -> object:
+        directory.mkdir(exist_ok=True)
+        (directory / "notes.txt").write_text("mine")
+        return scene_rows(settings, split)
+
+    monkeypatch.setattr(dataset, "scene_rows", rows_while_another_writes)
+    with pytest.raises(FileExistsError, match="not empty"):
+        write_scenes(directory, SMALL)
+    assert [path.name for path in tmp_path.rglob("*")] == ["scenes", "notes.txt"]
