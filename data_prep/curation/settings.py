@@ -119,7 +119,8 @@ def ready(settings: Curation) -> None:
     Raises:
         ConfigError: a package, the base model's address or a benchmark's file is missing.
     """
-    for package, name in (("imagehash", "imagehash"), ("sklearn", "scikit-learn")):
+    needed = [("imagehash", "imagehash"), *([("sklearn", "scikit-learn")] if settings.representative else [])]
+    for package, name in needed:
         if importlib.util.find_spec(package) is None:
             raise ConfigError("curation", f"no package {name}", "the extra `data`", "pip install 'faithful_rl[data]'.")
     for key, example in (("base_url", "http://127.0.0.1:8000/v1"), ("model", "Qwen/Qwen2.5-VL-7B-Instruct")):
