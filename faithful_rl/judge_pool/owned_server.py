@@ -1,4 +1,4 @@
-"""A vLLM server that its owner starts, waits for and ends: behind a judge of the pool, and behind an evaluation."""
+"""A vLLM server that its owner starts, waits for and ends: behind a judge of the pool, and behind an evaluation, here or on a cluster."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import contextlib
 import functools
 import os
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 from faithful_rl.config import ConfigError
-from faithful_rl.judge_pool.vllm_process import PortReservation, ServerError, ServerProcess
+from faithful_rl.judge_pool.vllm_process import HOST, PortReservation, ServerError, ServerProcess
 from faithful_rl.judge_pool.vllm_settings import VllmSettings, runs_on_cpu
 
 FIRST_ANSWER_SECONDS = 30.0  # least time for the first question, which warms the server up
@@ -21,8 +21,13 @@ Connect = Callable[[int, str, float], Awaitable[None]]
 class OwnedServer:
     """One server of `VllmSettings`. Nothing is restarted here: who owns it builds it anew."""
 
-    def __init__(self, settings: VllmSettings) -> None:
-        self._own = settings
+    def __init__(self, settings: VllmSettings, host: str = HOST, private: Mapping[str, str] | None = None) -> None:
+        """
+        Args:
+            host: the address that it listens on, the loopback interface by default.
+            private: variables of the server that are no part of which model it is, such as the key that it asks for.
+        """
+        self._own, self._host, self._private = settings, host, dict(private or {})
         self.process: ServerProcess | None = None
 
     async def start(self, connect: Connect) -> None:
@@ -34,7 +39,7 @@ class OwnedServer:
         on_cpu = runs_on_cpu()
         name = await asyncio.to_thread(self._own.served_name)
         end = asyncio.get_running_loop().time() + self._own.start_timeout_seconds
-        reservation = PortReservation()
+        reservation = PortReservation(self._host)
         try:
             self.process = self._launch(reservation.port, name, on_cpu)
             await self.process.wait_until_healthy(self._own.start_timeout_seconds)
@@ -77,7 +82,8 @@ class OwnedServer:
         # The same name for the same server of this process: an owner that tries again and again leaves one log.
         log = folder / f"vllm-{os.getpid()}-{name.rpartition('@')[2]}.log"
         try:
-            return ServerProcess(own.command(port, name, on_cpu), port, own.server_environment(os.environ, on_cpu), log)
+            words = own.command(port, name, on_cpu, self._host)
+            return ServerProcess(words, port, own.server_environment(os.environ, on_cpu) | self._private, log, self._host)
         except OSError as error:
             problem = f"{folder}, where no server can be started ({error})"
             raise ConfigError(f"{own.key}.log_directory", problem, "a writable directory", "Choose another one.") from error

@@ -274,10 +274,10 @@ def _call(method: Any, seconds: float) -> Any:
     except GetTimeoutError as error:
         raise PoolError(f"no answer within {seconds:.0f} s") from error
     except RayError as error:
-        raise PoolError(_cause(error)) from error
+        raise PoolError(cause(error)) from error
 
 
-def _cause(error: RayError) -> str:
+def cause(error: RayError) -> str:
     """Ray puts the remote traceback into the message of its error; what went wrong stands in its last line."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return clean(lines[-1] if lines else type(error).__name__)

@@ -75,16 +75,16 @@ class Log:
 
 
 class PortReservation:
-    """A free port of the loopback interface that no other program is given until `release`.
+    """A free port of one address, the loopback interface by default, that no other program is given until `release`.
 
     The socket is bound and does not listen. Both it and the server set SO_REUSEADDR, with which Linux lets the server bind beside it,
     while the kernel hands the port out to nobody who asks for any free one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, host: str = HOST) -> None:
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        self._socket.bind((HOST, 0))
+        self._socket.bind((host, 0))
         self.port: int = self._socket.getsockname()[1]
 
     def release(self) -> None:
@@ -94,18 +94,19 @@ class PortReservation:
 class ServerProcess:
     """A child process in a group of its own that ends with its owner, however the owner ends (`keeper`)."""
 
-    def __init__(self, command: Sequence[str], port: int, environment: Mapping[str, str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], port: int, environment: Mapping[str, str], log: Path, host: str = HOST) -> None:
         """
         Args:
             command: program and arguments; no shell reads them.
-            port: where it will answer `GET /health` on the loopback interface.
+            port: where it will answer `GET /health`.
             environment: all of its variables.
             log: file for its output, emptied first; its folder is the process's working directory.
+            host: the address that it listens on, the loopback interface by default.
 
         Raises:
             OSError: the log cannot be written or the process cannot be started.
         """
-        self.port = port
+        self.host, self.port = host, port
         self._swept = False
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         log.write_bytes(b"")
@@ -151,7 +152,7 @@ class ServerProcess:
         """Whether the process lives and says that it is healthy. Blocks for up to `seconds`."""
         if not self.alive():
             return False
-        connection = http.client.HTTPConnection(HOST, self.port, timeout=seconds)
+        connection = http.client.HTTPConnection(self.host, self.port, timeout=seconds)
         try:
             connection.request("GET", "/health")
             return connection.getresponse().status == HTTPStatus.OK

@@ -157,12 +157,12 @@ class VllmSettings:
             "Download the model, or correct the path.",
         )
 
-    def command(self, port: int, served_name: str, on_cpu: bool) -> list[str]:
-        """Program and arguments of the server. `served_name`: as requests will name the model."""
+    def command(self, port: int, served_name: str, on_cpu: bool, host: str = HOST) -> list[str]:
+        """Program and arguments of the server. `served_name`: as requests will name the model; `host`: the address that it listens on."""
         folder = self.local_directory()
         words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
         words += ["--model", self.model if folder is None else str(folder), "--served-model-name", served_name]
-        words += ["--host", HOST, "--port", str(port), "--seed", str(self.seed), "--dtype", self.dtype]
+        words += ["--host", host, "--port", str(port), "--seed", str(self.seed), "--dtype", self.dtype]
         words += ["--tensor-parallel-size", str(self.tensor_parallel_size)]
         words += ["--enable-prefix-caching"]
         # A checkpoint's own sampling defaults (a repetition penalty, say) would bend verdicts at temperature 0.

@@ -1,4 +1,5 @@
-"""Any OpenAI-compatible endpoint as a `Chat`. The key comes from the environment only and is in no setting, message, repr or log.
+"""Any OpenAI-compatible endpoint as a `Chat`. The key comes from the environment, or from
+whoever has started the server, and is in no setting, message, repr or log.
 
 Retries are the pool's: the client makes none, so that one call is one call and a deadline holds.
 """
@@ -58,6 +59,7 @@ class OpenAIChat:
         probe: bool = True,
         key: str = "openai",
         temperature: float = 0.0,
+        secret: str | None = None,
     ) -> None:
         """
         Args:
@@ -68,6 +70,8 @@ class OpenAIChat:
             probe: ask one question at start, so that a wrong `guided` is found before a run and not in it.
             key: where these settings stand, for messages.
             temperature: of every answer, >= 0. A judge answers at 0; data preparation draws at 1.
+            secret: the key of a server that this process has started itself, in place of one from the environment. It is reached without
+                a proxy.
 
         Raises:
             ConfigError: an argument is of no use.
@@ -75,7 +79,7 @@ class OpenAIChat:
         self.base_url, self.model, self.guided = base_url.rstrip("/"), model, guided
         self._key_name, self._extra = api_key_env, dict(extra_body or {})
         self._start_seconds, self._probe, self._at = start_timeout_seconds, probe, key
-        self._temperature = temperature
+        self._temperature, self._own_secret = temperature, secret
         self._slots = asyncio.Semaphore(concurrency)
         self._openai: Any = None
         self._client: Any = None
@@ -291,6 +295,8 @@ class OpenAIChat:
             self._refuse("extra_body", ", ".join(owned), "fields that no other setting decides", "Remove them.")
 
     def _read_key(self) -> str:
+        if self._own_secret is not None:
+            return self._own_secret
         if self._key_name is None:
             return ""
         secret = os.environ.get(self._key_name, "").strip()
@@ -316,12 +322,12 @@ class OpenAIChat:
         raise ConfigError(f"{self._at}.{name}", found, expected, fix) from None
 
     def _http_client(self) -> Any:
-        """A proxy of the environment is for the outside world: it cannot reach this machine's own servers."""
+        """A proxy of the environment is for the outside world: it cannot reach servers of this machine or cluster."""
         host = urlsplit(self.base_url).hostname or ""
-        loopback = host == "localhost"
+        ours = host == "localhost" or self._own_secret is not None
         with contextlib.suppress(ValueError):
-            loopback = loopback or ipaddress.ip_address(host).is_loopback
-        return self._openai.DefaultAsyncHttpxClient(trust_env=not loopback)
+            ours = ours or ipaddress.ip_address(host).is_loopback
+        return self._openai.DefaultAsyncHttpxClient(trust_env=not ours)
 
 
 def build_openai_judge(settings: Mapping[str, Any]) -> LanguageJudge:
