@@ -73,9 +73,12 @@ class Evaluation:
                 stack.push_async_callback(self._judging.close)
                 if self._reader is not None:
                     stack.push_async_callback(self._reader.close)
+                missing = {} if settings.predictions else {one.name: set(one.uids) - set(self._kept(one)) for one in self._inspected}
+                if any(missing.values()):
+                    await servers.check_cluster(settings)
                 await self._start_judges(late=False)
-                if not settings.predictions:
-                    await self._generate()
+                if any(missing.values()):
+                    await self._generate(missing)
                 await self._start_judges(late=True)
                 entries = {one.name: await self._score(one) for one in self._inspected}
             return self._write(name, entries, against)
@@ -128,10 +131,8 @@ class Evaluation:
         if self._reader is not None and self._reader.late is late:
             await self._reader.start()
 
-    async def _generate(self) -> None:
-        missing = {one.name: set(one.uids) - set(self._kept(one)) for one in self._inspected}
-        if not any(missing.values()):
-            return
+    async def _generate(self, missing: Mapping[str, set[str]]) -> None:
+        """Ask for the responses that are missing, by benchmark and id."""
         images = max(one.most_images for one in self._inspected)
         with self._console.status("starting the model"):
             fleet = await servers.start_fleet(self._settings, images, self._out / LOGS)

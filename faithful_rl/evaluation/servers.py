@@ -1,4 +1,4 @@
-"""Who answers: vLLM servers of our own, one for each share of the GPUs or on the CPU, or endpoints that serve already."""
+"""Who answers: vLLM servers of our own, on this machine or on a Ray cluster, or endpoints that serve already."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,9 @@ from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation.settings import EvaluationSettings
+from faithful_rl.evaluation import ray_fleet
+from faithful_rl.evaluation.ray_fleet import ClusterChat, Serving
+from faithful_rl.evaluation.settings import RAY, EvaluationSettings
 from faithful_rl.judge_pool.owned_server import OwnedServer
 from faithful_rl.judge_pool.vllm_process import HOST
 from faithful_rl.judge_pool.vllm_settings import VllmSettings, runs_on_cpu
@@ -33,16 +35,22 @@ class Fleet:
     name: str
     chats: list[Chat] = field(default_factory=list)
     servers: list[OwnedServer] = field(default_factory=list)
+    group: ray_fleet.Group | None = None  # servers on a cluster
 
     async def close(self) -> None:
         """End everything that was started; safe to call again."""
         chats, self.chats = self.chats, []
         servers, self.servers = self.servers, []
+        group, self.group = self.group, None
         await asyncio.gather(*(chat.close() for chat in chats), return_exceptions=True)
         await asyncio.gather(*(server.close(keep_log=True) for server in servers), return_exceptions=True)
+        if group is not None:
+            await group.close()
 
     def why_gone(self) -> str:
         """What the logs of ended servers say most tellingly; "" while all live."""
+        if self.group is not None:
+            return "; ".join(chat.gone for chat in self.chats if isinstance(chat, ClusterChat) and chat.gone)
         ended = [server.process for server in self.servers if server.process is not None and not server.alive()]
         return "; ".join(f"{process.log.cause() or 'the server ended'} (log {process.log.path})" for process in ended)
 
@@ -160,6 +168,8 @@ async def start_fleet(settings: EvaluationSettings, images: int, logs: Path) -> 
     try:
         if settings.base_url:
             fleet.chats = list(await asyncio.gather(*(_endpoint(settings, url) for url in settings.base_url)))
+        elif settings.servers == RAY:
+            await _start_on_cluster(settings, images, logs, fleet)
         else:
             devices = shares(settings, runs_on_cpu())
             owned = [vllm_settings(settings, images, logs / f"server-{index}", share) for index, share in enumerate(devices)]
@@ -177,6 +187,30 @@ async def start_fleet(settings: EvaluationSettings, images: int, logs: Path) -> 
     return fleet
 
 
+async def check_cluster(settings: EvaluationSettings) -> None:
+    """Where servers=ray: join the cluster and refuse one that is too small, before anything is started. Raises ConfigError."""
+    if settings.servers == RAY:
+        await ray_fleet.check(settings)
+
+
+async def _start_on_cluster(settings: EvaluationSettings, images: int, logs: Path, fleet: Fleet) -> None:
+    own = vllm_settings(settings, images, logs)
+    folder = own.local_directory()
+    if folder is not None:
+        own = replace(own, model=str(folder))  # a relative path would be another one in an actor's folder
+    group = fleet.group = await ray_fleet.open_group(settings, own, logs.absolute())
+
+    async def connect(serving: Serving) -> Chat:
+        chat = _chat(settings, serving.url, serving.name, ENDPOINT_SECONDS, group.secret)
+        await chat.start()
+        return chat
+
+    fleet.chats.extend(ClusterChat(group, index, settings.ray.restarts, connect) for index in range(settings.replicas))
+    async with asyncio.TaskGroup() as tasks:
+        for chat in fleet.chats:
+            tasks.create_task(chat.start())
+
+
 async def _owned(settings: EvaluationSettings, server: OwnedServer, fleet: Fleet) -> None:
     async def connect(port: int, name: str, seconds: float) -> None:
         chat = _chat(settings, f"http://{HOST}:{port}/v1", name, seconds)
@@ -192,7 +226,7 @@ async def _endpoint(settings: EvaluationSettings, url: str) -> Chat:
     return chat
 
 
-def _chat(settings: EvaluationSettings, url: str, name: str, seconds: float) -> OpenAIChat:
+def _chat(settings: EvaluationSettings, url: str, name: str, seconds: float, secret: str | None = None) -> OpenAIChat:
     return OpenAIChat(
         url,
         name,
@@ -202,6 +236,7 @@ def _chat(settings: EvaluationSettings, url: str, name: str, seconds: float) -> 
         start_timeout_seconds=seconds,
         probe=False,
         key="model",
+        secret=secret,
     )
 
 

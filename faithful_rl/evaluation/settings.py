@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,8 @@ from faithful_rl.evaluation.questions import MODES
 
 PINS = ("strict", "note")
 UNTAGGED = ("none", "text")
+LOCAL, RAY = "local", "ray"
+SERVERS = (LOCAL, RAY)
 COLUMNS = ("uid", "response", "answer", "truncated", "response_tokens")
 FIX = "See python -m faithful_rl.evaluate --help."
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -30,6 +33,18 @@ class ScenesSettings:
 
     seed: int = 0
     questions: int = 600
+
+
+@dataclass
+class RaySettings:
+    """With servers=ray: the cluster, and what is set aside for each of `replicas` servers, all on one node."""
+
+    address: str = "auto"  # of a running cluster; auto: RAY_ADDRESS, else the one on this machine; local: start one that ends with this
+    num_gpus: float | None = None  # null: tensor_parallel_size, 0 where the installed vLLM is its CPU build
+    num_cpus: float = 1.0  # > 0
+    resources: dict[str, float] = field(default_factory=dict)  # names of the cluster's own, such as those of a kind of node
+    nodes_seconds: float = 0.0  # to wait for nodes that an autoscaler brings, or for others to end; 0: refuse what does not fit now
+    restarts: int = 2  # times that a server which has ended is started again, on another node where its own is gone
 
 
 @dataclass
@@ -51,7 +66,9 @@ class EvaluationSettings:
     context: int = 32768  # tokens of prompt and response
     min_pixels: int | None = MIN_PIXELS  # of the image processor, pixels of the resized image; null with max_pixels: the model's own
     max_pixels: int | None = MAX_PIXELS
-    replicas: int = 1  # servers of the model on this machine
+    replicas: int = 1  # servers of the model
+    servers: str = LOCAL  # local: processes of this machine | ray: actors on the nodes of a cluster
+    ray: RaySettings = field(default_factory=RaySettings)
     gpus: list[str] = field(default_factory=list)  # devices that the servers share out; empty: the first ones
     server: dict[str, Any] = field(default_factory=dict)  # further keys of faithful_rl.judge_pool.vllm_settings, such as dtype
     base_url: list[str] = field(default_factory=list)  # endpoints that serve the model already, instead of servers of our own
@@ -133,7 +150,7 @@ def validate(settings: EvaluationSettings) -> EvaluationSettings:
             raise ConfigError("benchmarks", repr(name), "letters, digits, dots, dashes and underscores", "Rename the file.")
     if len(set(names)) != len(names):
         raise ConfigError("benchmarks", ", ".join(names), "each benchmark once", "Remove one, or rename its file.")
-    for key, allowed in (("mode", MODES), ("pins", PINS), ("untagged", UNTAGGED)):
+    for key, allowed in (("mode", MODES), ("pins", PINS), ("untagged", UNTAGGED), ("servers", SERVERS)):
         if getattr(settings, key) not in allowed:
             raise ConfigError(key, repr(getattr(settings, key)), f"one of {', '.join(allowed)}", f"Change {key}.")
     system_prompt(settings.prompt)
@@ -152,6 +169,7 @@ def validate(settings: EvaluationSettings) -> EvaluationSettings:
         raise ConfigError("max_new_tokens", found, "less than the context, which holds the prompt too", "Lower it, or raise context.")
     _check_pixels(settings)
     _check_names(settings, names)
+    _check_servers(settings)
     return settings
 
 
@@ -159,6 +177,35 @@ def _check_pixels(settings: EvaluationSettings) -> None:
     low, high = settings.min_pixels, settings.max_pixels
     if (low is None) != (high is None) or (low is not None and high is not None and not 0 < low <= high):
         raise ConfigError("min_pixels, max_pixels", f"{low} and {high}", "0 < minimum <= maximum, or null for both", "Correct the limits.")
+
+
+def _check_servers(settings: EvaluationSettings) -> None:
+    own = settings.ray
+    if settings.servers != RAY:
+        changed = next((name for name, value in vars(RaySettings()).items() if getattr(own, name) != value), None)
+        if changed is not None:
+            raise ConfigError(
+                f"ray.{changed}", f"a value beside servers={settings.servers}", "servers=ray", "Set servers=ray, or remove it."
+            )
+        return
+    for key in ("gpus", "base_url", "predictions"):
+        if getattr(settings, key):
+            raise ConfigError(key, "a value beside servers=ray", "nothing: Ray chooses nodes and devices of new servers", f"Remove {key}.")
+    if not own.address:
+        raise ConfigError("ray.address", "nothing", "auto, local, or an address such as 10.0.0.1:6379", "Set it, or leave it out.")
+    amounts = {
+        "num_gpus": own.num_gpus or 0.0,
+        "num_cpus": own.num_cpus,
+        **{f"resources.{name}": own.resources[name] for name in own.resources},
+    }
+    for key, amount in amounts.items():
+        if not 0 <= amount < math.inf or (amount > 1 and not amount.is_integer()) or (key == "num_cpus" and amount <= 0):
+            expected = f"a number {'>' if key == 'num_cpus' else '>='} 0, a whole one above 1"
+            raise ConfigError(f"ray.{key}", f"{amount:g}", expected, f"Change ray.{key}.")
+    if not 0 <= own.nodes_seconds < 1e6:
+        raise ConfigError("ray.nodes_seconds", f"{own.nodes_seconds:g}", "seconds >= 0", "Change it.")
+    if own.restarts < 0:
+        raise ConfigError("ray.restarts", str(own.restarts), "a whole number >= 0", "Change it.")
 
 
 def _check_names(settings: EvaluationSettings, names: Sequence[str]) -> None:
