@@ -22,6 +22,7 @@ from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool.owned_server import OwnedServer
 from faithful_rl.judge_pool.vllm_settings import VllmSettings
 
+SETTLE_SECONDS = 3.0
 LOG_BYTES = 2**20  # of the end of a server's log that the driver is given
 KEY_VARIABLE = "VLLM_API_KEY"  # an argument would stand in the list of processes
 
@@ -76,9 +77,14 @@ class ModelServer:
         """Whether the server has not ended."""
         if self._server is None:
             return Look(False, "it was not started")
+        process = self._server.process
+        if self._server.alive() and not await asyncio.to_thread(process.answers):
+            # Its socket is closed a moment before its process is seen to have ended.
+            end = asyncio.get_running_loop().time() + SETTLE_SECONDS
+            while self._server.alive() and asyncio.get_running_loop().time() < end:
+                await asyncio.sleep(SETTLE_SECONDS / 20)
         if self._server.alive():
             return Look(True)
-        process = self._server.process
         return Look(False, "" if process is None else process.log.cause())
 
     async def end(self) -> bytes:

@@ -33,7 +33,7 @@ RESERVE_SECONDS = 15.0  # for a reservation where nobody is to be waited for: wh
 WORKER_SECONDS = 180.0  # for a node to start an actor's process, beside the server's own deadline
 LOOK_SECONDS = 30.0
 CLOSE_SECONDS = 25.0  # for an actor to end its server
-POLL_SECONDS = 1.0
+POLL_SECONDS = 1  # whole: Ray takes no fraction here
 
 
 @dataclass(frozen=True)

@@ -231,7 +231,8 @@ class Server:
 
     def __init__(self, settings: VllmSettings, host: str, private: dict[str, str]) -> None:
         self.settings, self.host, self.private, self.lives = settings, host, private, False
-        self.process = SimpleNamespace(log=SimpleNamespace(cause=lambda: "RuntimeError: no more"))
+        self.process = SimpleNamespace(log=SimpleNamespace(cause=lambda: "RuntimeError: no more"), answers=self._answers)
+        self.silent, self.looks = False, 0
 
     async def start(self, connect: Any) -> None:
         assert self.settings.log_directory is not None
@@ -242,7 +243,13 @@ class Server:
         await connect(8123, "name", 1.0)
 
     def alive(self) -> bool:
+        self.looks += 1
+        if self.silent and self.looks > 3:  # it has stopped answering and is about to be seen to have ended
+            self.lives = False
         return self.lives
+
+    def _answers(self) -> bool:
+        return self.lives and not self.silent
 
     async def close(self, keep_log: bool) -> None:
         self.lives = False
@@ -261,7 +268,7 @@ def test_an_actor_serves_on_its_nodes_address_with_the_groups_key() -> None:
         found = await actor.start()
         assert (found.url, found.name, found.problem) == ("http://10.0.0.9:8123/v1", SETTINGS.served_name(), None)
         assert await actor.look() == Look(True)
-        built[0].lives = False
+        built[0].silent, built[0].looks = True, 0
         assert await actor.look() == Look(False, "RuntimeError: no more")
         assert await actor.end() == b"loading\n"
         assert await actor.end() == b""
