@@ -45,6 +45,7 @@ class Judging:
         self._ask: dict[str, Callable[[JudgeRequest], Awaitable[Any]]] = {}
         self._stack = AsyncExitStack()
         self.identity: dict[str, str] = {}
+        self._requests = dict.fromkeys(JUDGES, 0)
 
     @property
     def late(self) -> bool:
@@ -95,7 +96,18 @@ class Judging:
                 request.uid, request.question, request.options, request.reasoning, request.answer,
                 scene_json=request.scene_json, dataset=request.dataset,
             )  # fmt: skip
+        self._requests[judge] += 1
         return await self._ask[judge](request)
+
+    def counts(self) -> dict[str, dict[str, int | None]]:
+        """What each judge was asked since its start, by the names of `costs.COUNTS`; a pool's own counters hold other clients' too."""
+        found: dict[str, dict[str, int | None]] = {}
+        for judge, requests in self._requests.items():
+            backend = self._backends.get(judge)
+            used = None if backend is None else backend.usage()
+            names = ("calls", "prompt_tokens", "completion_tokens", "cache_hits")
+            found[judge] = {"requests": requests, **{name: None if used is None else int(getattr(used, name)) for name in names}}
+        return found
 
     def _exact(self, judge: str) -> bool:
         return self.kind == BACKEND and self._settings[judge]["backend"] == EXACT

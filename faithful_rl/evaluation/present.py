@@ -36,8 +36,25 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
         _show_one(name, entry, console)
     for name, found in summary.get("combined", {}).items():
         console.print(f"{name}: accuracy {cell(found['accuracy'], True)} ({found['convention']})", markup=False, soft_wrap=True)
+    if summary.get("costs"):
+        console.print(cost_line(summary["costs"]), markup=False, soft_wrap=True)
     if summary.get("paired"):
         show_pairs(summary["paired"], console)
+
+
+def cost_line(costs: Mapping[str, Any]) -> str:
+    """Seconds and tokens of the model, and what judges were asked, over all starts."""
+
+    def told(value: float | None, unit: str) -> str:
+        return f"{'unknown' if value is None else f'{value:,.0f}'} {unit}"
+
+    if costs["generation_seconds"] is None:
+        model = "nothing was generated here"
+    else:
+        tokens = f"{told(costs['prompt_tokens'], 'prompt tokens')}, {told(costs['response_tokens'], 'response tokens')}"
+        model = f"{told(costs['generation_seconds'], 's of generation')}, {tokens}"
+    judges = [f"{name} {told(found['requests'], 'requests')}, {told(found['calls'], 'calls')}" for name, found in costs["judges"].items()]
+    return "cost: " + "; ".join([model, *judges])
 
 
 def _figures(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:

@@ -130,10 +130,16 @@ def wish(settings: EvaluationSettings) -> Any:
     Raises:
         ConfigError: no Ray, or fewer GPUs than the model is sharded over.
     """
-    own, size = settings.ray, int(settings.server.get("tensor_parallel_size", 1))
-    gpus = own.num_gpus if own.num_gpus is not None else (0.0 if _on_cpu() else float(size))
-    check_gpus(KEY, gpus, settings.server)
-    return _home().Wish(settings.replicas, own.num_cpus, gpus, dict(own.resources), own.nodes_seconds)
+    own, each = settings.ray, gpus(settings)
+    check_gpus(KEY, each, settings.server)
+    return _home().Wish(settings.replicas, own.num_cpus, each, dict(own.resources), own.nodes_seconds)
+
+
+def gpus(settings: EvaluationSettings) -> float:
+    """Of each server: as the settings say, else one for each shard of the model, none where vLLM is its CPU build."""
+    if settings.ray.num_gpus is not None:
+        return settings.ray.num_gpus
+    return 0.0 if _on_cpu() else float(settings.server.get("tensor_parallel_size", 1))
 
 
 async def check(settings: EvaluationSettings) -> None:

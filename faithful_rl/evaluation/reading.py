@@ -68,6 +68,7 @@ class AnswerReader:
         self._server: OwnedServer | None = None
         self._chat: Chat | None = None
         self._asker: Asker | None = None
+        self._requests = 0
         self._concurrency = options.whole(settings, KEY, "concurrency", 64, 1)
         if backend == "vllm":
             own, others = VllmSettings.take({**settings, "log_directory": str(logs)}, KEY)
@@ -99,6 +100,19 @@ class AnswerReader:
         if self._server is not None:
             await self._server.close()
 
+    def counts(self) -> dict[str, int | None]:
+        """What it was asked since its start, by the names of `costs.COUNTS`."""
+        if self._asker is None:
+            return {"requests": 0}
+        used = self._asker.usage
+        return {
+            "requests": self._requests,
+            "calls": used.calls,
+            "prompt_tokens": used.prompt_tokens,
+            "completion_tokens": used.completion_tokens,
+            "cache_hits": used.cache_hits,
+        }
+
     async def read(self, question: Question, response: str, seconds: float) -> Reading:
         """Which answer the response gives; never raises for the model's fault."""
         if self._asker is None:
@@ -106,6 +120,7 @@ class AnswerReader:
         record = question.record
         words = (*LETTERS[: len(record.options)], NO_OPTION) if record.options else ("YES", "NO")
         asked = Asked("answer", prompt(question, response), lambda text: text.strip() in words, WORD_TOKENS, choices=words)
+        self._requests += 1
         try:
             said = (await self._asker.ask(asked, seconds)).strip()
         except JudgeFailure as failure:

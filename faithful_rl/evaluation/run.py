@@ -19,6 +19,7 @@ from faithful_rl.config import ConfigError
 from faithful_rl.evaluation import benchmarks, comparison, figures, servers, viewing
 from faithful_rl.evaluation.append_log import AppendLog
 from faithful_rl.evaluation.benchmarks import Inspected
+from faithful_rl.evaluation.costs import Ledger
 from faithful_rl.evaluation.generation import generate, probe
 from faithful_rl.evaluation.judging import NONE, Judging
 from faithful_rl.evaluation.predictions import Predictions, read_predictions
@@ -50,6 +51,8 @@ class Evaluation:
         self._out = Path(settings.out)
         self._judging = Judging(settings.judges, settings.judge_seconds)
         self._reader = AnswerReader(settings.extractor, self._out / LOGS) if settings.extractor else None
+        self._ledger = Ledger(self._out)
+        self._gpus: float | None = None  # of the model's servers, where they are ours
         self._inspected: list[Inspected] = []
         self._predicted: dict[str, Predictions] = {}
 
@@ -73,6 +76,7 @@ class Evaluation:
                 stack.push_async_callback(self._judging.close)
                 if self._reader is not None:
                     stack.push_async_callback(self._reader.close)
+                stack.callback(self._keep_costs)  # before judges forget what they were asked, and also of a start that is stopped
                 missing = {} if settings.predictions else {one.name: set(one.uids) - set(self._kept(one)) for one in self._inspected}
                 if any(missing.values()):
                     await servers.check_cluster(settings)
@@ -134,8 +138,15 @@ class Evaluation:
     async def _generate(self, missing: Mapping[str, set[str]]) -> None:
         """Ask for the responses that are missing, by benchmark and id."""
         images = max(one.most_images for one in self._inspected)
-        with self._console.status("starting the model"):
-            fleet = await servers.start_fleet(self._settings, images, self._out / LOGS)
+        with self._ledger.clock("serving_seconds"):
+            with self._console.status("starting the model"):
+                fleet = await servers.start_fleet(self._settings, images, self._out / LOGS)
+            self._gpus = fleet.gpus
+            with self._ledger.clock("generation_seconds"):
+                await self._ask(fleet, missing)
+
+    async def _ask(self, fleet: servers.Fleet, missing: Mapping[str, set[str]]) -> None:
+        """Ask the model's servers for what is missing, and end them."""
         try:
             first = next(one for one in self._inspected if missing[one.name])
             await probe(next(benchmarks.questions(first, self._settings)), fleet.chats, self._settings)
@@ -184,9 +195,10 @@ class Evaluation:
                         rows[question.uid] = await self._row(scorer, question, lines[question.uid], log)
                         done()
 
-                async with asyncio.TaskGroup() as group:
-                    for _ in range(self._settings.judge_concurrency):
-                        group.create_task(work())
+                with self._ledger.clock("judge_seconds"):
+                    async with asyncio.TaskGroup() as group:
+                        for _ in range(self._settings.judge_concurrency):
+                            group.create_task(work())
         ordered = [rows[uid] for uid in one.uids]
         await asyncio.to_thread(write_rows, self._out, one.name, ordered)
         if self._settings.rollouts:
@@ -211,6 +223,12 @@ class Evaluation:
         except ValueError as error:  # the question itself contradicts itself: sizes that no processor takes, a damaged scene
             return scorer.row(question, {"uid": question.uid, "failure": f"{CANNOT_SCORE}: {error}"}, {})
 
+    def _keep_costs(self) -> None:
+        asked = self._judging.counts()
+        if self._reader is not None:
+            asked["extractor"] = self._reader.counts()
+        self._ledger.keep(self._gpus, asked)
+
     def _judge_remarks(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
         if self._judging.kind == NONE:
             return ["no judge was asked (judges=none): inconsistency and grounding are not measured"]
@@ -221,6 +239,7 @@ class Evaluation:
 
     def _write(self, name: str, entries: dict[str, Any], against: comparison.Evaluated | None) -> dict[str, Any]:
         settings = self._settings
+        lines = None if settings.predictions else [line for one in self._inspected for line in self._lines(one).values()]
         summary: dict[str, Any] = {
             "format": FORMAT,
             "model": name,
@@ -237,6 +256,7 @@ class Evaluation:
                 judge: {"is": what, "version": self._judging.identity.get(judge)} for judge, what in self._judging.describe().items()
             },
             "versions": {"code": code_version(), **versions()},
+            "costs": self._ledger.totals(lines),
             "benchmarks": entries,
             "combined": {},
             "paired": [],

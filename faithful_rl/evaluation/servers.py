@@ -36,6 +36,7 @@ class Fleet:
     chats: list[Chat] = field(default_factory=list)
     servers: list[OwnedServer] = field(default_factory=list)
     group: ray_fleet.Group | None = None  # servers on a cluster
+    gpus: float | None = None  # of all servers; None where they are not ours
 
     async def close(self) -> None:
         """End everything that was started; safe to call again."""
@@ -171,7 +172,9 @@ async def start_fleet(settings: EvaluationSettings, images: int, logs: Path) -> 
         elif settings.servers == RAY:
             await _start_on_cluster(settings, images, logs, fleet)
         else:
-            devices = shares(settings, runs_on_cpu())
+            on_cpu = runs_on_cpu()
+            devices = shares(settings, on_cpu)
+            fleet.gpus = 0.0 if on_cpu else float(sum(len(share.split(",")) for share in devices))
             owned = [vllm_settings(settings, images, logs / f"server-{index}", share) for index, share in enumerate(devices)]
             fleet.servers = [OwnedServer(one) for one in owned]
             async with asyncio.TaskGroup() as group:
@@ -199,6 +202,7 @@ async def _start_on_cluster(settings: EvaluationSettings, images: int, logs: Pat
     if folder is not None:
         own = replace(own, model=str(folder))  # a relative path would be another one in an actor's folder
     group = fleet.group = await ray_fleet.open_group(settings, own, logs.absolute())
+    fleet.gpus = settings.replicas * ray_fleet.gpus(settings)
 
     async def connect(serving: Serving) -> Chat:
         chat = _chat(settings, serving.url, serving.name, ENDPOINT_SECONDS, group.secret)

@@ -108,6 +108,8 @@ def build(
             script=shown.script if shown else "",
             costs=[costs.costs(run.path, run.label, one) for run, one in zip(runs, rows, strict=True)],
             cost_headings=costs.HEADINGS,
+            evaluation_costs=_evaluation_costs(evaluations),
+            evaluation_cost_headings=costs.EVALUATION_HEADINGS,
             cost_note=costs.note(run_dirs, rows),
             exposed_missing=JUDGE_EXPOSED if any(one and not any(JUDGE_EXPOSED in row for row in one) for one in rows) else "",
             meanings=MEANINGS,
@@ -137,6 +139,16 @@ def _title(views: Sequence[RunView], groups: Groups, evaluations: Evaluations | 
         count = len(evaluations.methods)
         return next(iter(evaluations.methods)) if count == 1 else f"{count} models on benchmarks"
     return views[0].label if len(views) == 1 else f"{len(views)} runs, {len(groups)} methods"
+
+
+def _evaluation_costs(found: Evaluations | None) -> list[costs.Costs]:
+    """One line per evaluation; seeds of a method go by their directories. None where no evaluation kept its costs."""
+    lines = []
+    for method, runs in found.methods.items() if found is not None else ():
+        for run in runs:
+            label = method if len(runs) == 1 else f"{method}, {Path(run.directory).name}"
+            lines.append((costs.evaluation_costs(label, run.summary), "costs" in run.summary))
+    return [line for line, _ in lines] if any(kept for _, kept in lines) else []
 
 
 def _benchmarks(found: Evaluations | None) -> dict[str, Any] | None:

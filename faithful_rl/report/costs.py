@@ -1,4 +1,4 @@
-"""What a run cost: hours of the machine, text that was generated, and what its judges were asked."""
+"""What a run or an evaluation cost: hours of the machine, text that was generated, and what its judges were asked."""
 
 from __future__ import annotations
 
@@ -24,6 +24,16 @@ HEADINGS = (
     "judge model calls",
     "judge tokens",
     "judges waited for",
+)
+EVALUATION_HEADINGS = (
+    "generation hours",
+    "GPU hours",
+    "prompt tokens",
+    "response tokens",
+    "judging hours",
+    "judge requests",
+    "judge model calls",
+    "judge tokens",
 )
 Rows = Sequence[Mapping[str, float]]
 
@@ -55,6 +65,35 @@ def costs(run_dir: Path, label: str, rows: Rows) -> Costs:
         f"{sum(waited):.0f} s" if waited else "–",
     )
     return Costs(label, cells)
+
+
+def evaluation_costs(label: str, summary: Mapping[str, Any]) -> Costs:
+    """Costs of one evaluation, from the summary in its `evaluation.json`, over all its starts; judges are summed, the extracting model
+    among them."""
+    found: Mapping[str, Any] = summary.get("costs") or {}
+    judges = (found.get("judges") or {}).values()
+
+    def hours(name: str) -> float:
+        return _known(found.get(name)) / 3600
+
+    def asked(*names: str) -> float:
+        return sum(_known(counts.get(name)) for counts in judges for name in names) if judges else math.nan
+
+    cells = (
+        _number(hours("generation_seconds"), 2),
+        _number(hours("gpu_seconds"), 2),
+        _number(_known(found.get("prompt_tokens"))),
+        _number(_known(found.get("response_tokens"))),
+        _number(hours("judge_seconds"), 2),
+        _number(asked("requests")),
+        _number(asked("calls")),
+        _number(asked("prompt_tokens", "completion_tokens")),
+    )
+    return Costs(label, cells)
+
+
+def _known(value: float | None) -> float:
+    return math.nan if value is None else float(value)
 
 
 def note(run_dirs: Sequence[Path], rows: Sequence[Rows]) -> str:

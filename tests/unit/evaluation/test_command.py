@@ -125,6 +125,13 @@ def test_a_stopped_evaluation_goes_on_and_asks_only_what_is_missing(data: Path, 
     code, summary = run(tmp_path / "out", *words)
     assert (code, summary["benchmarks"]["mmvp"]["coverage"]) == (0, 1.0)
     assert len(up.asked) == 2
+    # 2 responses of 1 and 2 tokens, then 2 of 5 and 9; one entry for each start, and none of the third, which asks nothing
+    cost = summary["costs"]
+    assert (cost["starts"], cost["responses"], cost["prompt_tokens"], cost["response_tokens"]) == (2, 4, 12, 22)
+    assert cost["serving_seconds"] >= cost["generation_seconds"] >= 0
+    assert (cost["gpu_seconds"], cost["judge_seconds"], cost["judges"]) == (None, None, {}), (
+        "an endpoint's GPUs are not known, nobody judged"
+    )
     with (tmp_path / "out" / "state" / "mmvp.responses.jsonl").open("a") as stream:
         stream.write('{"uid": "mmvp-1", "resp')
     use_fleet(monkeypatch)  # nothing is missing: no replica is needed
@@ -169,6 +176,7 @@ def test_a_judge_that_fails_is_counted_and_only_its_failures_are_asked_again(tmp
     assert (code, entry["generated"], entry["scored"], entry["coverage"]) == (1, 48, 36, 0.75)
     assert entry["metrics"]["inconsistency_rate"]["n"] == 36
     assert "12 response(s) without a verdict on consistency: judge_unavailable" in entry["notes"]
+    first = summary["costs"]["judges"]
     monkeypatch.setattr(MoodyJudge, "failing", False)
     asked: list[str] = []
     judge = Judging.judge
@@ -180,6 +188,9 @@ def test_a_judge_that_fails_is_counted_and_only_its_failures_are_asked_again(tmp
     monkeypatch.setattr(Judging, "judge", counted)
     code, summary = run(tmp_path / "out", "judges=moody", benchmarks=str(file))
     assert (code, summary["benchmarks"]["crafted"]["coverage"], len(asked)) == (0, 1.0, 12)
+    # 48 responses of the first start and the 12 failures of the second
+    assert (first["consistency"]["requests"], summary["costs"]["judges"]["consistency"]["requests"]) == (48, 60)
+    assert summary["costs"]["judge_seconds"] > 0
 
 
 def test_a_judge_that_is_down_is_refused_before_anything_is_generated(

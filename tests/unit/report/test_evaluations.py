@@ -11,6 +11,7 @@ from synthetic_evaluation import put_evaluation
 from synthetic_run import put_run
 
 from faithful_rl.config import ConfigError
+from faithful_rl.report import costs
 from faithful_rl.report.__main__ import main
 from faithful_rl.report.evaluations import Named, bars, headline, markdown, methods_of, read, tables
 
@@ -100,6 +101,30 @@ def test_the_page_with_and_without_runs(directories: tuple[Path, Path], tmp_path
     run = put_run(tmp_path / "run", questions=20, steps=3)
     assert main([f"run={run}", *words]) == 0
     assert "<h2>Benchmarks</h2>" in out.read_text()
+
+
+def test_costs_of_evaluations_by_hand(tmp_path: Path) -> None:
+    asked = {"requests": 30, "calls": 24, "prompt_tokens": 1000, "completion_tokens": 200, "cache_hits": 6}
+    kept = {
+        "starts": 2, "serving_seconds": 900.0, "generation_seconds": 720.0, "judge_seconds": 180.0, "gpu_seconds": 7200.0,
+        "responses": 80, "prompt_tokens": 12000, "response_tokens": 3400, "judges": {"consistency": asked, "grounding": asked},
+    }  # fmt: skip
+    one = costs.evaluation_costs("a", {"costs": kept})
+    assert one.cells == ("0.20", "2.00", "12,000", "3,400", "0.05", "60", "48", "2,400")
+    pool = {**asked, "calls": None, "prompt_tokens": None, "completion_tokens": None}
+    shared = costs.evaluation_costs("a", {"costs": {**kept, "gpu_seconds": None, "judges": {"consistency": asked, "grounding": pool}}})
+    assert shared.cells == ("0.20", "–", "12,000", "3,400", "0.05", "60", "–", "–"), "what is not known of one is not known of the sum"
+    assert costs.evaluation_costs("a", {}).cells == ("–",) * 8
+    made = put_evaluation(tmp_path / "fixed", "fixed", 0.75, 0.50, ("scenes",))
+    assert main([f"evaluation={made}", f"out={tmp_path / 'old.html'}"]) == 0
+    assert "What it cost" not in (tmp_path / "old.html").read_text(), "evaluations that kept none show none"
+    summary = json.loads((made / "evaluation.json").read_text())
+    (made / "evaluation.json").write_text(json.dumps({**summary, "costs": kept}))
+    assert main([f"evaluation={made}", f"out={tmp_path / 'new.html'}"]) == 0
+    page = (tmp_path / "new.html").read_text()
+    assert "What it cost" in page
+    assert "<th>evaluation</th><th>generation hours</th>" in page
+    assert "<td>0.20</td><td>2.00</td><td>12,000</td><td>3,400</td>" in page
 
 
 def test_names_and_mistakes(directories: tuple[Path, Path], tmp_path: Path) -> None:
