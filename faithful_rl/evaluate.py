@@ -10,6 +10,7 @@
   mode=reasoning         reasoning, no_reasoning or text_instead_of_image
   predictions=FILE       score responses that exist already (JSON or parquet; columns.uid=..., columns.response=...)
   extractor.backend=...  a text model that reads answers beside the rules (extractor.base_url=..., extractor.model=...)
+  servers=ray            start the model's servers on a Ray cluster (replicas=N, ray.address=..., ray.num_gpus=..., ray.num_cpus=...)
   against=DIR            another evaluation: paired tests with it
 Every key with its default: faithful_rl/evaluation/settings.py and docs/evaluation.md.
 
