@@ -202,6 +202,9 @@ def _check_servers(settings: EvaluationSettings) -> None:
         if not 0 <= amount < math.inf or (amount > 1 and not amount.is_integer()) or (key == "num_cpus" and amount <= 0):
             expected = f"a number {'>' if key == 'num_cpus' else '>='} 0, a whole one above 1"
             raise ConfigError(f"ray.{key}", f"{amount:g}", expected, f"Change ray.{key}.")
+    for name in ("CPU", "GPU"):
+        if name in own.resources:
+            raise ConfigError(f"ray.resources.{name}", "a second value", f"ray.num_{name.lower()}s, which decides it", "Use that key.")
     if not 0 <= own.nodes_seconds < 1e6:
         raise ConfigError("ray.nodes_seconds", f"{own.nodes_seconds:g}", "seconds >= 0", "Change it.")
     if own.restarts < 0:

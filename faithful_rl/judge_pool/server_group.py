@@ -7,6 +7,7 @@ and reservation belong to the driver: they end with it, however it ends.
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import socket
 import time
@@ -68,14 +69,15 @@ def join(address: str) -> None:
     Raises:
         ConfigError: there is none.
     """
-    host, _, port = address.rpartition(":")
+    place = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+    host, _, port = place.rpartition(":")
     fix = "Start one with `ray start --head`, name one with ray.address or RAY_ADDRESS, or leave servers=ray out."
     try:
         if host and port.isdigit() and "/" not in host and not ray.is_initialized():  # Ray itself tries a dead address for minutes
             socket.create_connection((host.strip("[]"), int(port)), CONNECT_SECONDS).close()
         pool.connect(None if address == "auto" else address)
     except OSError as error:
-        raise ConfigError(f"{KEY}.address", f"{address}, where nobody answers ({error})", "a running Ray cluster", fix) from error
+        raise ConfigError(f"{KEY}.address", f"{place}, where nobody answers ({error})", "a running Ray cluster", fix) from error
     except ConfigError as error:
         raise ConfigError(f"{KEY}.address", error.found, "a running Ray cluster", fix) from error
 

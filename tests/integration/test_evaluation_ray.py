@@ -84,7 +84,7 @@ def test_two_replicas_on_a_cluster_and_a_second_start(address: str, tmp_path: Pa
     assert scenes["metrics"]["accuracy"]["value"] > 0.5, "the shipped model reaches 0.95 on 400 questions"
     assert (cost["starts"], cost["responses"], cost["gpu_seconds"]) == (1, 12, 0.0)
     assert cost["serving_seconds"] > cost["generation_seconds"] > 0
-    assert cost["prompt_tokens"] > cost["response_tokens"] > 12
+    assert min(cost["prompt_tokens"], cost["response_tokens"]) > 12 * 10
     assert sorted(file.name for file in (out / "logs").glob("server-*.log")) == ["server-0.log", "server-1.log"]
     for file in (out / "logs").glob("server-*.log"):
         assert "vllm" in file.read_text(errors="replace").lower()

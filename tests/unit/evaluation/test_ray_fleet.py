@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -41,6 +42,7 @@ def test_settings_of_the_cluster() -> None:
         (("servers=ray", "ray.num_gpus=1.5"), r"^ray\.num_gpus: found 1\.5, expected a number >= 0, a whole one above 1"),
         (("servers=ray", "ray.num_cpus=0"), r"^ray\.num_cpus: found 0, expected a number > 0"),
         (("servers=ray", "ray.resources.fast=-1"), r"^ray\.resources\.fast: found -1, expected a number >= 0"),
+        (("servers=ray", "ray.resources.GPU=1"), r"^ray\.resources\.GPU: found a second value, expected ray\.num_gpus"),
         (("servers=ray", "ray.nodes_seconds=-1"), r"^ray\.nodes_seconds: found -1, expected seconds >= 0"),
         (("servers=ray", "ray.restarts=-1"), r"^ray\.restarts: found -1"),
         (("servers=ray", "ray.adress=x"), r"^ray\.adress: found a problem"),
@@ -64,6 +66,43 @@ def test_gpus_of_a_server_follow_its_shards_and_its_vllm(monkeypatch: pytest.Mon
         gpus("server.tensor_parallel_size=4", "ray.num_gpus=2")
     monkeypatch.setattr(ray_fleet, "_on_cpu", lambda: True)
     assert (gpus(), gpus("server.tensor_parallel_size=2")) == (0.0, 0.0)
+
+
+def test_joining_and_looking_come_before_a_group_and_a_group_without_room_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+
+    class Full:
+        def __init__(self, wanted: Any, server: Any, logs: Path) -> None:
+            done.append(f"a group of {wanted.replicas}")
+
+        async def reserve(self) -> None:
+            raise ConfigError("ray", "no room", "room", "Wait.")
+
+        async def close(self) -> None:
+            done.append("closed")
+
+    home = SimpleNamespace(
+        join=lambda address: done.append(f"join {address}"),
+        check_room=lambda wanted: done.append(f"room for {wanted.replicas}"),
+        Wish=lambda replicas, *_: SimpleNamespace(replicas=replicas),
+        ServerGroup=Full,
+    )
+    monkeypatch.setattr(ray_fleet, "_home", lambda: home)
+    chosen = settings("servers=ray", "replicas=3", "ray.num_gpus=0", "ray.address=10.0.0.1:6379")
+    with pytest.raises(ConfigError, match="no room"):
+        asyncio.run(ray_fleet.open_group(chosen, None, Path("logs")))  # type: ignore[arg-type]
+    assert done == ["join 10.0.0.1:6379", "room for 3", "a group of 3", "closed"]
+    done.clear()
+    asyncio.run(servers.check_cluster(settings()))
+    assert done == [], "without servers=ray nobody joins anything"
+    asyncio.run(servers.check_cluster(chosen))
+    assert done == ["join 10.0.0.1:6379", "room for 3"]
+
+
+def test_an_installation_without_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "faithful_rl.judge_pool.server_group", None)  # as an import that fails
+    with pytest.raises(ConfigError, match=r"^servers: found ray without Ray \("):
+        asyncio.run(ray_fleet.check(settings("servers=ray", "ray.num_gpus=0")))
 
 
 class Group:
@@ -168,6 +207,7 @@ def test_a_fleet_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         seen.append((chat.base_url, chat.model, chat._read_key()))
 
     monkeypatch.setattr(ray_fleet, "open_group", open_group)
+    monkeypatch.setattr(ray_fleet, "_on_cpu", lambda: False)
     monkeypatch.setattr(OpenAIChat, "start", start)
     monkeypatch.setattr(servers, "model_name", lambda chosen: "model@0")
     (tmp_path / "model").mkdir()
@@ -178,7 +218,7 @@ def test_a_fleet_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert server.model == str((tmp_path / "model").resolve()), "a relative path is another one on a node"
     assert logs == tmp_path / "o" / "logs"
     assert sorted(chats) == [("http://10.0.0.1:1/v1", "org/name@0", "key"), ("http://10.0.0.1:2/v1", "org/name@0", "key")]
-    assert len(fleet.chats) == 2
+    assert (len(fleet.chats), fleet.gpus) == (2, 2.0)
 
     async def fail(chosen: EvaluationSettings, server: Any, logs: Path) -> Group:
         raise ConfigError("ray", "no room", "room", "Add nodes.")

@@ -58,6 +58,7 @@ def test_no_cluster_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(server_group.pool, "connect", refuse)
     monkeypatch.setattr(server_group, "CONNECT_SECONDS", 1.0)
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setattr(server_group.ray, "is_initialized", lambda: False)
     with pytest.raises(
         ConfigError, match=r"^ray\.address: found none on this machine, expected a running Ray cluster\. Start one with `ray start"
@@ -68,8 +69,25 @@ def test_no_cluster_to_join(monkeypatch: pytest.MonkeyPatch) -> None:
         address = f"127.0.0.1:{bound.getsockname()[1]}"
         with pytest.raises(ConfigError, match=rf"^ray\.address: found {address}, where nobody answers"):
             join(address)
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=rf"^ray\.address: found {address}, where nobody answers"):
+            join("auto")
     with pytest.raises(ConfigError, match=r"^ray\.address: found none at ray://10\.0\.0\.1:10001"):
         join("ray://10.0.0.1:10001")
+
+
+def test_living_nodes_with_what_they_have_and_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private import state
+
+    known = {"Alive": True, "NodeManagerAddress": "10.0.0.1"}
+    there = [
+        {**known, "NodeID": "a", "NodeManagerHostname": "one", "Resources": {"CPU": 8.0}},
+        {**known, "NodeID": "b", "NodeManagerHostname": "", "Resources": {"CPU": 4.0}},
+        {**known, "NodeID": "c", "NodeManagerHostname": "dead", "Resources": {}, "Alive": False},
+    ]
+    monkeypatch.setattr(server_group, "ray", SimpleNamespace(nodes=lambda: there))
+    monkeypatch.setattr(state, "available_resources_per_node", lambda: {"a": {"CPU": 3.0}})
+    assert server_group._nodes() == [Node("one", {"CPU": 8.0}, {"CPU": 3.0}), Node("10.0.0.1", {"CPU": 4.0}, {})]
 
 
 class Cluster:

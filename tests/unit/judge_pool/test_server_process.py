@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import socket
@@ -13,8 +14,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from faithful_rl.judge_pool import vllm_process
+from faithful_rl.judge_pool import owned_server, vllm_process
 from faithful_rl.judge_pool.vllm_process import HOST, KEEPER, Log, PortReservation, ServerError, ServerProcess
+from faithful_rl.judge_pool.vllm_settings import VllmSettings
 
 SECONDS = 60.0  # for anything that a test waits for, on a busy machine
 
@@ -88,6 +90,36 @@ def test_a_healthy_server_answers_and_close_ends_all_of_it(tmp_path: Path) -> No
     assert not server.alive()
     assert not server.answers()
     asyncio.run(server.close())
+
+
+def test_a_server_of_another_address_answers_there_alone_and_knows_its_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`OwnedServer` on the address of a cluster's node, here a second loopback address."""
+    said: list[tuple[int, str, str]] = []
+    monkeypatch.setenv("VLLM_API_KEY", "of training")
+
+    def command(self: VllmSettings, port: int, name: str, on_cpu: bool, host: str) -> list[str]:
+        told = "import os, sys; print(os.environ['VLLM_API_KEY'], flush=True)\n"
+        return [sys.executable, "-c", told + SERVER.replace("127.0.0.1", host), str(port)]
+
+    async def connect(port: int, name: str, seconds: float) -> None:
+        assert server.process is not None
+        here, there = (socket.socket() for _ in range(2))
+        with here, there:
+            said.append((here.connect_ex(("127.0.0.1", port)), name, str(there.connect_ex(("127.0.0.2", port)))))
+
+    monkeypatch.setattr(VllmSettings, "command", command)
+    monkeypatch.setattr(owned_server, "runs_on_cpu", lambda: True)
+    settings = VllmSettings("org/name", log_directory=str(tmp_path))
+    server = owned_server.OwnedServer(settings, "127.0.0.2", {"VLLM_API_KEY": "of this group"})
+
+    async def use() -> None:
+        await server.start(connect)
+        assert server.log is not None
+        assert server.log.read_text().startswith("of this group\n")
+        await server.close()
+
+    asyncio.run(use())
+    assert said == [(errno.ECONNREFUSED, settings.served_name(), "0")], "the key is no part of the model's name"
 
 
 def test_a_server_that_ignores_the_request_to_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -291,6 +291,18 @@ def test_the_key_goes_into_the_header_and_nowhere_else(
     assert SECRET not in str(chat.identity()) + caplog.text
 
 
+def test_the_key_of_a_server_of_ours_is_sent_without_the_environment_and_without_a_proxy(endpoint: Any) -> None:
+    endpoint.key = SECRET
+    chat = OpenAIChat(endpoint.url, "judge-model", secret=SECRET)
+    complete(chat)
+    assert endpoint.headers[-1]["authorization"] == f"Bearer {SECRET}"
+    assert SECRET not in repr(chat) + str(chat.identity())
+    for secret, proxies in ((SECRET, False), (None, True)):
+        node = OpenAIChat("http://10.0.0.1:8000/v1", "m", secret=secret)
+        node._openai = pytest.importorskip("openai")
+        assert node._http_client().trust_env is proxies
+
+
 def test_a_key_that_an_endpoint_quotes_is_taken_out(endpoint: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_KEY", SECRET)
     endpoint.reply = failing(endpoint, 500, {"error": {"message": f"internal: key {SECRET} in use"}})
