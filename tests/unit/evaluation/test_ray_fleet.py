@@ -226,3 +226,48 @@ def test_a_fleet_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     monkeypatch.setattr(ray_fleet, "open_group", fail)
     with pytest.raises(ConfigError, match="no room"):
         asyncio.run(servers.start_fleet(chosen, 1, Path("o/logs")))
+
+
+def test_a_command_that_is_stopped_while_servers_start_ends_all_of_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    waiting: list[int] = []
+
+    class Slow(Group):
+        async def start(self, index: int) -> Any:
+            waiting.append(index)
+            await asyncio.Event().wait()
+
+    group = Slow()
+
+    async def open_group(chosen: EvaluationSettings, server: Any, logs: Path) -> Group:
+        return group
+
+    monkeypatch.setattr(ray_fleet, "open_group", open_group)
+
+    async def use() -> None:
+        starting = asyncio.create_task(servers.start_fleet(settings("servers=ray", "replicas=2"), 1, tmp_path))
+        while len(waiting) < 2:
+            await asyncio.sleep(0)
+        starting.cancel()  # as Ctrl-C does
+        await starting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(asyncio.wait_for(use(), 60))
+    assert group.closed
+
+
+def test_one_server_that_does_not_come_up_ends_the_others(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Half(Group):
+        async def start(self, index: int) -> Any:
+            if index == 1:
+                raise ConfigError("server.model", "/models/x, which is not a directory, on node n7", "a model directory", "Copy it.")
+            await asyncio.Event().wait()
+
+    group = Half()
+
+    async def open_group(chosen: EvaluationSettings, server: Any, logs: Path) -> Group:
+        return group
+
+    monkeypatch.setattr(ray_fleet, "open_group", open_group)
+    with pytest.raises(ConfigError, match="on node n7"):
+        asyncio.run(servers.start_fleet(settings("servers=ray", "replicas=2"), 1, tmp_path))
+    assert group.closed
