@@ -206,7 +206,12 @@ async def _start_on_cluster(settings: EvaluationSettings, images: int, logs: Pat
 
     async def connect(serving: Serving) -> Chat:
         chat = _chat(settings, serving.url, serving.name, ENDPOINT_SECONDS, group.secret)
-        await chat.start()
+        try:
+            await chat.start()
+        except ConfigError as error:
+            found = f"{serving.url}, which answers on its node and not to this machine ({error.found})"
+            fix = "Start the command on a node of the cluster, or open the ports between its nodes and here."
+            raise ConfigError("ray", found, "nodes whose addresses can be reached from here", fix) from error
         return chat
 
     fleet.chats.extend(ClusterChat(group, index, settings.ray.restarts, connect) for index in range(settings.replicas))

@@ -220,6 +220,14 @@ def test_a_fleet_on_a_cluster(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     assert sorted(chats) == [("http://10.0.0.1:1/v1", "org/name@0", "key"), ("http://10.0.0.1:2/v1", "org/name@0", "key")]
     assert (len(fleet.chats), fleet.gpus) == (2, 2.0)
 
+    async def unreachable(chat: OpenAIChat) -> None:
+        raise ConfigError("model.base_url", f"{chat.base_url}, which did not answer within 60 s", "an endpoint", "Start it.")
+
+    monkeypatch.setattr(OpenAIChat, "start", unreachable)
+    with pytest.raises(ConfigError, match=r"^ray: found http://10\.0\.0\.1:\d/v1, which answers on its node and not to this machine"):
+        asyncio.run(servers.start_fleet(chosen, 1, Path("o/logs")))
+    assert group.closed
+
     async def fail(chosen: EvaluationSettings, server: Any, logs: Path) -> Group:
         raise ConfigError("ray", "no room", "room", "Add nodes.")
 
