@@ -5,5 +5,24 @@ import os
 import sys
 from pathlib import Path
 
+import pytest
+
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent / "data_fixtures"))
+
+INTEGRATION = Path(__file__).resolve().parent / "integration"
+# Minutes each, longest first: with two files at a time, one that starts last would have a core to itself for as long.
+LONGEST = ("test_training_resume", "test_training_modes", "test_ray_job", "test_host_step", "test_judge_vllm", "test_judge_pool_stock_verl")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Real runs first, the longest of them before the others, where several files are tested at once."""
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+
+    def place(item: pytest.Item) -> int:
+        if item.path.parent != INTEGRATION:
+            return len(LONGEST) + 1
+        return LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST)
+
+    items.sort(key=place)  # stable: within a file, and among the others, the order stays
