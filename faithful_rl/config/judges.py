@@ -34,9 +34,8 @@ class JudgesConfig:
     consistency: JudgeConfig = field(default_factory=JudgeConfig)
     grounding: JudgeConfig = field(default_factory=JudgeConfig)
     ask_masked: bool = False  # also ask about rollouts whose verdict cannot count; validation always asks
-    grounding_in_training: bool = (
-        True  # false: the grounding judge is asked on held-out questions only, where nothing else needs its verdicts
-    )
+    # false: the grounding judge is asked on held-out questions only; refused where constraints or weights need its verdicts
+    grounding_in_training: bool = True
     heldout: str = "same"  # who judges held-out responses: same: these judges | scene: exact rules, for a run whose judges are models
     calibrations: str = "calibrations"  # directory that `python -m faithful_rl.judges calibrate out=...` wrote; preflight looks there
 

@@ -17,12 +17,12 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from types import FrameType
 from typing import NoReturn
 
 USAGE_EXIT = 2
 NOT_STARTED_EXIT = 127
+KILLED_EXIT = 128 + signal.SIGKILL
 
 
 class _Stop(Exception):
@@ -58,9 +58,8 @@ def keep(grace_seconds: float, command: list[str]) -> NoReturn:
         signal.signal(number, _ignore)
     os.killpg(group, signal.SIGTERM)
     ended.join(grace_seconds)
-    os.killpg(group, signal.SIGKILL)
-    while True:  # the signal is on its way
-        time.sleep(1.0)
+    os.killpg(group, signal.SIGKILL)  # this process is of the group
+    os._exit(KILLED_EXIT)  # in case another thread is the one that meets the signal
 
 
 def _after(child: subprocess.Popen[bytes], group: int) -> None:
