@@ -225,7 +225,7 @@ def _multipliers(groups: Groups, lone: bool) -> Plot | None:
     _finish(axes, "λ")
     runs = "" if lone else " Runs whose multipliers move."
     marks = f" × frozen (too little measured), ▼ at its maximum.{runs}"
-    return Plot("Multipliers", f"Rise while a constraint is violated, fall once it holds.{marks}", figure, "multipliers")
+    return Plot("Multipliers", f"Adaptive ones rise while a constraint is violated and fall once it holds.{marks}", figure, "multipliers")
 
 
 def _has_label(axes: Axes, name: str) -> bool:
