@@ -33,7 +33,7 @@ def test_the_composed_configuration_is_printed(capsys: pytest.CaptureFixture[str
     text = capsys.readouterr().out
     assert "faithful_rl:\n  recipe: fgrpo_tiny\n" in text
     assert "  seed: 7\n" in text
-    assert "train_batch_size: 16" in text
+    assert "train_batch_size: 32" in text
 
 
 def test_without_a_recipe_the_message_is_kind_and_the_code_2(capsys: pytest.CaptureFixture[str]) -> None:

@@ -48,6 +48,10 @@ def write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
     pq.write_table(pa.Table.from_pylist(rows), path)
 
 
+# Numbers that messages are checked with, whatever the recipe's own are.
+SIZES = ("data.train_batch_size=16", "actor_rollout_ref.actor.ppo_mini_batch_size=8", "trainer.total_training_steps=80")
+
+
 class World:
     """A sound model, sound data and an output directory below one folder; tests break one thing each."""
 
@@ -67,6 +71,7 @@ class World:
             [
                 "recipe=fgrpo_tiny",
                 "mode=check",
+                *SIZES,
                 f"actor_rollout_ref.model.path={self.model}",
                 "faithful_rl.data.source=parquet",
                 f"data.train_files={self.data}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
@@ -12,14 +13,14 @@ import torch
 
 from data_prep.scenes.dataset import SceneDataSettings, scene_rows, user_text
 from data_prep.scenes.questions import LEARNABLE, draw_sample
-from data_prep.scenes.world import random_scene, render
+from data_prep.scenes.world import CELL, random_scene, render
 from faithful_rl.judges.scene_language import write_question
 from faithful_rl.tiny.batches import IGNORED, PROMPT, image_grid, make_batch, pixel_values, position_ids
 from faithful_rl.tiny.evaluate import held_out, score, summarise
 from faithful_rl.tiny.model import random_tiny_model, tiny_config, tiny_model, tiny_processor
 from faithful_rl.tiny.teacher import Imperfection, caption, clean_trace, imperfect_trace
 from faithful_rl.tiny.tokenizer import SPECIAL_TOKENS, TAGS, corpus, train_tokenizer
-from faithful_rl.tiny.warm_start import WarmStartSettings, banned_tokens, run
+from faithful_rl.tiny.warm_start import WarmStartSettings, _counting_examples, banned_tokens, run
 
 SHIPPED = Path(__file__).parents[2] / "models" / "tiny_warm_start"
 
@@ -200,7 +201,7 @@ def test_each_fault_hits_its_own_signal() -> None:
 
 
 def test_the_warm_start_is_reproducible_and_refuses_to_overwrite(tmp_path: Path) -> None:
-    settings = WarmStartSettings(seed=5, alignment_steps=2, clean_steps=3, imperfect_steps=2, batch_size=4, threads=1)
+    settings = WarmStartSettings(seed=5, alignment_steps=2, clean_steps=3, imperfect_steps=2, counting_steps=2, batch_size=4, threads=1)
     calls: list[tuple[str, int, int]] = []
     first = run(settings, tmp_path / "a", lambda stage, step, steps, loss: calls.append((stage, step, steps)), questions=4)
     second = run(settings, tmp_path / "b", questions=0)
@@ -215,6 +216,8 @@ def test_the_warm_start_is_reproducible_and_refuses_to_overwrite(tmp_path: Path)
         *(("clean", n, 3) for n in (1, 2, 3)),
         ("imperfect", 1, 2),
         ("imperfect", 2, 2),
+        ("counting", 1, 2),
+        ("counting", 2, 2),
     ]
     with pytest.raises(FileExistsError, match=r"manifest\.json"):
         run(settings, tmp_path / "a")
@@ -222,7 +225,17 @@ def test_the_warm_start_is_reproducible_and_refuses_to_overwrite(tmp_path: Path)
 
 def test_scaled_settings_shrink_every_stage() -> None:
     scaled = WarmStartSettings(seed=3).scaled(0.001)
-    assert (scaled.alignment_steps, scaled.clean_steps, scaled.imperfect_steps, scaled.seed) == (2, 2, 2, 3)
+    assert (scaled.alignment_steps, scaled.clean_steps, scaled.imperfect_steps, scaled.counting_steps, scaled.seed) == (2, 2, 2, 2, 3)
+
+
+def test_the_last_stage_counts_in_reading_order() -> None:
+    drawn = _counting_examples(WarmStartSettings(imperfection=Imperfection(0, 0, 1, 0, 0, 0)))
+    responses = [response for _, prompt, response in (next(drawn) for _ in range(200)) if "How many" in prompt]
+    assert 70 < len(responses) < 130
+    for response in responses:
+        boxes = [json.loads(found) for found in re.findall(r"\[[\d, ]+\]", response)]
+        rows_and_columns = [(y1 // CELL, x1 // CELL) for x1, y1, _, _ in boxes]
+        assert rows_and_columns == sorted(rows_and_columns)
 
 
 def test_held_out_questions_are_distinct_and_fixed() -> None:
