@@ -36,7 +36,7 @@ quickstart: $(CPU) ## install for the CPU, train the tiny model with Faithful GR
 	@$(BIN)/python -m faithful_rl.main recipe=fgrpo_tiny $(ARGS)
 
 test: $(DEV) lint ## install what tests need; lint, types, import law, and the whole test suite
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: $(DEV) ## style, types and the import law
 	$(BIN)/ruff check .

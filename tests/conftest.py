@@ -12,7 +12,19 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "data_fixtures"))
 
 INTEGRATION = Path(__file__).resolve().parent / "integration"
 # Minutes each, longest first: with two files at a time, one that starts last would have a core to itself for as long.
-LONGEST = ("test_training_resume", "test_training_modes", "test_ray_job", "test_host_step", "test_judge_vllm", "test_judge_pool_stock_verl")
+# (xdist would take files with many tests first, which are the quick ones, hence `--no-loadscope-reorder` in the Makefile.)
+LONGEST = (
+    "test_training_modes",
+    "test_training_resume",
+    "test_ray_job",
+    "test_host_step",
+    "test_judge_vllm",
+    "test_judge_pool_stock_verl",
+    "test_stages",
+    "test_two_nodes",
+    "test_evaluation_ray",
+    "test_training_guards",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -23,7 +23,7 @@ from faithful_rl import metrics, run_directory
 from faithful_rl.judges.request import JudgeRequest
 from faithful_rl.verl_plugin import judge_timing
 
-ROLLOUTS = 80  # of one step: 16 prompts, 5 rollouts each
+ROLLOUTS = 80  # sent at once: half of a tiny recipe's step
 GENERATION_SECONDS = 6.0  # where no run says how long its steps generate
 REPEATS = 5  # of both ways, in turns
 WARM_UP = 8  # rollouts, before anything is measured

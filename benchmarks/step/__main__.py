@@ -8,7 +8,7 @@
     prompts=16          prompts per step, even; 5 rollouts each
     arms=fgrpo,verl,trl which to run
     out=benchmarks/results/step.json
-    work=outputs/benchmarks/step    folder of the runs, made anew each time
+    work=outputs/benchmarks/step    folder of the runs, made anew each time; refused where it holds anything else
     timeout_seconds=1800            longest time for one run
 
 Held-out evaluation and checkpoints are off on all sides. Processor time is recorded beside wall time: it is what to compare where
@@ -28,6 +28,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
 from rich.console import Console
 from rich.table import Table
 
@@ -42,7 +43,9 @@ ARMS = {"fgrpo": "ours, FGRPO", "verl": "stock verl, GRPO", "trl": "TRL, GRPO"}
 OVERHEAD_LIMIT = 0.05
 GROUP_SIZE = 5
 MICRO_BATCH = 20  # rollouts, as in the tiny recipes
-BUSY_SHARE = 0.5  # 1-minute load average per core above which the machine counts as busy
+BUSY_SHARE = 0.15  # of all cores' time, taken by other programs before a run: above it the machine counts as busy
+LOOK_SECONDS = 5.0  # how long that is watched; a load average would still remember the run before
+OURS = ".made_by_benchmarks_step"  # marks a work folder that may be made anew
 
 
 class UsageError(ValueError):
@@ -136,8 +139,11 @@ def check(options: Options, shared: list[str]) -> dict[str, Any]:
 
     Raises:
         ConfigError: as preflight's.
-        UsageError: TRL is asked for and not installed.
+        UsageError: TRL is asked for and not installed; the work folder holds something that this benchmark did not make.
     """
+    work = Path(options.work)
+    if work.exists() and (not work.is_dir() or any(work.iterdir())) and not (work / OURS).exists():
+        raise UsageError(f"work={options.work}: found files there that this benchmark did not make; expected a new or an empty folder")
     if "trl" in options.chosen:
         try:
             version("trl")
@@ -149,7 +155,7 @@ def check(options: Options, shared: list[str]) -> dict[str, Any]:
     return config
 
 
-def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]], loads: list[float]) -> dict[str, Any]:
+def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]], busy: list[float]) -> dict[str, Any]:
     """The result file's content."""
     model, data = config["actor_rollout_ref"], config["data"]
     found: dict[str, Any] = {
@@ -165,7 +171,7 @@ def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]],
             "seed": data["seed"],
             "poll_seconds": "0.2 in ours and in stock verl, whose own default is 2",
         },
-        "machine": {**machine(), "load_average_1min_before_each_run": loads, "quiet": quiet(loads)},
+        "machine": {**machine(), "busy_share_before_each_run": busy, "quiet": quiet(busy)},
         "code_version": code_version(),
         "versions": {**versions(), **({"trl": version("trl")} if "trl" in runs else {})},
         "arms": {arm: summary.summarise(of_arm, options.warm_up) for arm, of_arm in runs.items()},
@@ -189,9 +195,9 @@ def steps_of(runs: list[Any], options: Options, key: str) -> list[float]:
     return summary.values(summary.measured(runs, options.warm_up), key)
 
 
-def quiet(loads: list[float]) -> bool:
-    """Whether other programs left the machine alone: the load before every run."""
-    return max(loads) <= BUSY_SHARE * len(os.sched_getaffinity(0))
+def quiet(busy: list[float]) -> bool:
+    """Whether other programs left the machine alone before every run."""
+    return max(busy) <= BUSY_SHARE
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -242,8 +248,8 @@ def statements(result: dict[str, Any]) -> list[str]:
             f"in wall time; {used:.2f} in processor time"
         )
     if not result["machine"]["quiet"]:
-        loads = ", ".join(f"{load:.1f}" for load in result["machine"]["load_average_1min_before_each_run"])
-        lines.append(f"The machine was busy (load before the runs: {loads}): do not trust wall times, measure again on a quiet one")
+        busy = ", ".join(f"{share:.0%}" for share in result["machine"]["busy_share_before_each_run"])
+        lines.append(f"The machine was busy (with others, before each run: {busy}): do not trust wall times, measure again on a quiet one")
     return lines
 
 
@@ -252,14 +258,16 @@ def _percent(found: dict[str, float]) -> str:
 
 
 def measure(options: Options, shared: list[str], console: Console) -> tuple[dict[str, list[Any]], list[float]]:
-    """All runs one after the other, each in a process of its own; rows by arm, and the load average before each run."""
+    """All runs one after the other, each in a process of its own; rows by arm, and how busy others kept the machine before each."""
     work = Path(options.work)
     shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / OURS).touch()
     runs: dict[str, list[Any]] = {arm: [] for arm in options.chosen}
-    loads = []
+    busy = []
     for arm, number in schedule(options):
-        loads.append(round(os.getloadavg()[0], 2))
-        console.print(f"{ARMS[arm]}, run {number}: {options.steps} steps (load {loads[-1]})", highlight=False)
+        busy.append(round(psutil.cpu_percent(interval=LOOK_SECONDS) / 100, 3))
+        console.print(f"{ARMS[arm]}, run {number}: {options.steps} steps (others use {busy[-1]:.0%} of the machine)", highlight=False)
         run_dir = work / f"{arm}-{number}"
         rows = processes.run_measured(
             command_of(arm, run_dir, shared),
@@ -271,8 +279,8 @@ def measure(options: Options, shared: list[str], console: Console) -> tuple[dict
             PROJECT_ROOT,
         )
         runs[arm].append(rows)
-        (work / "rows.json").write_text(json.dumps({"runs": runs, "loads": loads}), encoding="utf-8")  # kept when a later run fails
-    return runs, loads
+        (work / "rows.json").write_text(json.dumps({"runs": runs, "busy": busy}), encoding="utf-8")  # kept when a later run fails
+    return runs, busy
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -292,7 +300,7 @@ def main() -> int:
         options = parse(words)
         shared = overrides(options)
         config = check(options, shared)
-        runs, loads = measure(options, shared, console)
+        runs, busy = measure(options, shared, console)
     except (UsageError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -301,7 +309,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    result = report(options, config, runs, loads)
+    result = report(options, config, runs, busy)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

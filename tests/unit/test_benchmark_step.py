@@ -251,7 +251,7 @@ def test_table_and_statements() -> None:
         "actor_rollout_ref": {"model": {"path": "models/tiny"}, "actor": {"optim": {"lr": 6e-4}}},
         "data": {"max_prompt_length": 128, "max_response_length": 96, "seed": 0},
     }
-    result = json.loads(json.dumps(step.report(options, config, runs, [999.0])))
+    result = json.loads(json.dumps(step.report(options, config, runs, [0.5])))
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     step.show(result, console)
     text = console.export_text()
@@ -259,3 +259,11 @@ def test_table_and_statements() -> None:
     assert "A step of TRL takes 2.88 (2.88 to 2.88) times as long as ours" in text
     assert "3.00 (3.00 to 3.00) times as long as stock verl, GRPO in wall time; 3.00 in processor time" in text
     assert "The machine was busy" in text
+
+
+def test_a_work_folder_with_other_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("mine")
+    options = step.parse([f"work={tmp_path}", "arms=fgrpo"])
+    with pytest.raises(step.UsageError, match="did not make"):
+        step.check(options, step.overrides(options))
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
