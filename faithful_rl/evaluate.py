@@ -26,6 +26,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from faithful_rl.cluster_token import show_token
 from faithful_rl.config import ConfigError
 from faithful_rl.evaluation import comparison, present, settings
 from faithful_rl.evaluation.generation import GenerationError
@@ -42,6 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not words or words in (["-h"], ["--help"]):
         sys.stdout.write(__doc__ or "")
         return 0 if words else EXIT_USAGE
+    show_token()
     try:
         return compare(words[1:]) if words[0] == "compare" else evaluate(words)
     except ConfigError as error:

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from faithful_rl import __version__, run_lock, run_record
+from faithful_rl.cluster_token import show_token
 from faithful_rl.compose import compose_recipe, list_recipes
 from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
 
@@ -142,6 +143,7 @@ def set_environment(typed: FaithfulRLConfig, run_dir: Path) -> None:
     """Variables that verl, Ray and vLLM read at import. What the shell sets is left alone."""
     for name, value in typed.hardware.environment.items():
         os.environ.setdefault(name, value)
+    show_token()
     # By this way a plugin that fails to load is an error; by its entry point alone verl only logs it at DEBUG.
     os.environ.setdefault("VERL_USE_EXTERNAL_MODULES", "faithful_rl.verl_plugin.plugin")
     os.environ.setdefault("TENSORBOARD_DIR", str((run_dir / "tensorboard").resolve()))

@@ -30,6 +30,7 @@ from typing import Any
 
 from faithful_rl import main as command
 from faithful_rl import upload
+from faithful_rl.cluster_token import ray_command, show_token
 from faithful_rl.config import ConfigError
 from faithful_rl.dashboard import ENDED, LostJobError, Patience, ask, follow
 
@@ -207,13 +208,15 @@ def submit(request: Request, say: Callable[[str], None] = print) -> int:
         job = build(request, job_id, longest_step, Path(staged) if chosen else None)
         ask(lambda: client.submit_job(entrypoint=job.entrypoint, submission_id=job.id, runtime_env=job.runtime_env), seconds=SUBMIT_SECONDS)
     say(f"job        {job_id} on {request.address}, output {folder}")
-    say(f"follow     ray job logs --address {request.address} -f {job_id}")
-    say(f"stop       ray job stop --address {request.address} {job_id}     (writes a checkpoint first; the same command continues)")
+    ray = ray_command()
+    say(f"follow     {ray} job logs --address {request.address} -f {job_id}")
+    say(f"stop       {ray} job stop --address {request.address} {job_id}     (writes a checkpoint first; the same command continues)")
     return _follow(client, job_id, request, say) if request.wait else 0
 
 
 def _client(address: str) -> Any:
     try:
+        show_token()
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise ConfigError("installation", "no ray", "Ray with its job client", "Install it: pip install 'ray[default]'.") from error

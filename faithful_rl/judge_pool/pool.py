@@ -7,6 +7,7 @@ detached: they outlive the process and the job that started them. Ray restarts a
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -78,11 +79,13 @@ def connect(address: str | None = None) -> None:
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **more)
     except (ConnectionError, RuntimeError, ValueError) as error:
+        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
         raise ConfigError(
             "Ray cluster",
-            f"none at {address}" if address else "none on this machine",
+            f"none at {where} that answers and takes this process's token",
             "a running cluster that judges and training jobs share",
-            "Start one with `ray start --head`, name one with --address or RAY_ADDRESS, or use --foreground --address local.",
+            "Start one with `ray start --head`, name one with --address or RAY_ADDRESS (its token in RAY_AUTH_TOKEN), or use "
+            "--foreground --address local.",
         ) from error
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from rich.console import Console
 
+from faithful_rl.cluster_token import show_token
 from faithful_rl.config import ConfigError
 
 EXIT_FAILED, EXIT_USAGE, EXIT_INTERRUPTED = 1, 2, 130
@@ -40,6 +41,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Command line entry; returns the exit code."""
     words = list(sys.argv[1:] if argv is None else argv)
     errors = Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    show_token()
     try:
         if words[:1] == ["calibrate"]:
             from faithful_rl.judges import calibration

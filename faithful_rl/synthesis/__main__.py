@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from data_prep.mcts import command
+from faithful_rl.cluster_token import show_token
 from faithful_rl.config import ConfigError
 
 Grow = Callable[[Sequence[list[str]]], list[int]]  # argument lists of all parts -> their exit codes
@@ -75,6 +76,7 @@ def _own(arguments: Sequence[str]) -> tuple[int, str, float, list[str]]:
 
 
 def _on_ray(parts: Sequence[list[str]], address: str, cpus: float) -> list[int]:
+    show_token()
     import ray
 
     ray.init(address=None if address == "local" else address, log_to_driver=True)
