@@ -439,9 +439,9 @@ def test_scenes_are_made_once_and_refused_when_they_changed(
 ) -> None:
     monkeypatch.chdir(world.root)
     command = ["recipe=fgrpo_tiny", "mode=check", f"actor_rollout_ref.model.path={world.model}"]
-    sizes = [f"faithful_rl.data.scenes.{split}={rows}" for split, rows in (("train", 48), ("val", 4), ("test", 4))]
+    sizes = [f"faithful_rl.data.scenes.{split}={rows}" for split, rows in (("train", 64), ("val", 4), ("test", 4))]
     assert main.main([*command, *sizes]) == 0
-    folder = world.root / "outputs" / "data" / "scenes" / "seed0-48-4-4"
+    folder = world.root / "outputs" / "data" / "scenes" / "seed0-64-4-4"
     made = snapshot(folder)
     assert set(made) == {"train.parquet", "val.parquet", "test.parquet", "manifest.json"}
     assert main.main([*command, *sizes]) == 0
