@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
@@ -17,10 +18,14 @@ def show_token(environment: MutableMapping[str, str] | None = None) -> bool:
     earlier local run of Ray has made one. `ray.init(address=...)` shows it only where RAY_AUTH_MODE is `token` (Ray 2.60), and
     otherwise waits half a minute to find "no cluster". A cluster that asks for no token takes one that is shown.
 
-    Ray reads the variable when it is imported: call this before. What the user has set is left alone.
+    Ray reads the variable when it is imported, and its own local clusters would then be at odds with a process that imported it before:
+    there, and where the user has set it, nothing is changed.
     """
+    late = environment is None and "ray" in sys.modules
     environment = os.environ if environment is None else environment
     if MODE not in environment:
+        if late:
+            return False
         file = environment.get(TOKEN_FILE) or str(Path(environment.get("HOME", "~")).expanduser() / ".ray" / "auth_token")
         if not (environment.get(TOKEN) or Path(file).is_file()):
             return False

@@ -48,6 +48,16 @@ def test_ray_sees_it_alike(variables: dict[str, str], file: str | None, shown: b
     assert command == ("RAY_AUTH_MODE=token ray" if shown else "ray")
 
 
+def test_a_process_that_has_imported_ray_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray" / "auth_token").write_text("0123456789abcdef")
+    plain = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_AUTH", "FAITHFUL_RL_SHOWS"))}
+    program = "import ray, os\nfrom faithful_rl.cluster_token import show_token\nprint(show_token(), os.environ.get('RAY_AUTH_MODE'))"
+    environment = {**plain, "HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True)
+    assert done.stdout.split() == ["False", "None"]
+
+
 def test_what_the_user_set_is_left_alone() -> None:
     environment = {"RAY_AUTH_MODE": "token", "HOME": "/nowhere"}
     assert show_token(environment)
