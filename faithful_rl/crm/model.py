@@ -68,7 +68,7 @@ def tiny_config(tokenizer: PreTrainedTokenizerBase, max_length: int) -> ModernBe
         max_position_embeddings=max_length,
         layer_types=layers,
         local_attention=64,
-        rope_parameters={kind: {"rope_type": "default", "rope_theta": 1000.0} for kind in set(layers)},
+        rope_parameters={kind: {"rope_type": "default", "rope_theta": 10000.0} for kind in set(layers)},
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.cls_token_id,
         cls_token_id=tokenizer.cls_token_id,

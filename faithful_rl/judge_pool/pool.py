@@ -79,10 +79,10 @@ def connect(address: str | None = None) -> None:
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **more)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        where = address or os.environ.get("RAY_ADDRESS") or "this machine"
+        named = address or os.environ.get("RAY_ADDRESS")
         raise ConfigError(
             "Ray cluster",
-            f"none at {where} that answers and takes this process's token",
+            f"none {f'at {named}' if named else 'on this machine'} that answers and takes this process's token",
             "a running cluster that judges and training jobs share",
             "Start one with `ray start --head`, name one with --address or RAY_ADDRESS (its token in RAY_AUTH_TOKEN), or use "
             "--foreground --address local.",
