@@ -17,13 +17,11 @@ LONGEST = (
     "test_training_modes",
     "test_training_resume",
     "test_ray_job",
-    "test_host_step",
     "test_judge_vllm",
-    "test_judge_pool_stock_verl",
+    "test_stock_verl",
     "test_stages",
     "test_two_nodes",
     "test_evaluation_ray",
-    "test_training_guards",
 )
 
 

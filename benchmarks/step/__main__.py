@@ -6,13 +6,15 @@
     warm_up=2           first steps of each run that are left out (the first batch of vLLM costs seconds)
     repeats=2           runs of ours and of stock verl; their order alternates, so that a machine that gets slower harms both
     prompts=16          prompts per step, even; 5 rollouts each
-    arms=fgrpo,verl,trl which to run
+    arms=fgrpo,instant,verl,trl     which to run; instant: as fgrpo, with verdicts that are there at once; also
+                        seeded: the recipe as it is, with a sampling seed for each rollout
     out=benchmarks/results/step.json
     work=outputs/benchmarks/step    folder of the runs, made anew each time; refused where it holds anything else
     timeout_seconds=1800            longest time for one run
 
 Held-out evaluation and checkpoints are off on all sides. Processor time is recorded beside wall time: it is what to compare where
-other programs use the machine. Overhead is (ours - judges - stock) / stock of the medians, with a bootstrap interval over steps.
+other programs use the machine. Overhead is (ours - stock) / stock of the medians, with a bootstrap interval over steps; outside judges
+it is that of `instant`, and without this arm that of `fgrpo` less the processor time of the judges' actors.
 """
 
 from __future__ import annotations
@@ -28,23 +30,30 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import psutil
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.step import processes, summary
+from benchmarks.step.conditions import Conditions
 from faithful_rl import main as command
 from faithful_rl import preflight
 from faithful_rl.config import ConfigError
 from faithful_rl.run_record import code_version, machine, versions
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent.parent
-ARMS = {"fgrpo": "ours, FGRPO", "verl": "stock verl, GRPO", "trl": "TRL, GRPO"}
+ARMS = {
+    "seeded": "ours, seeded rollouts",
+    "fgrpo": "ours, FGRPO",
+    "instant": "ours, verdicts at once",
+    "verl": "stock verl, GRPO",
+    "trl": "TRL, GRPO",
+}
+INSTANT = ("reward.reward_manager.name=InstantRewardManager", "reward.reward_manager.module.path=pkg://benchmarks.step.instant_judges")
+UNSEEDED = "faithful_rl.hardware.seeded_rollouts=false"  # as in stock verl and in our GPU recipes
+OWN: dict[str, tuple[str, ...]] = {"seeded": (), "fgrpo": (UNSEEDED,), "instant": (UNSEEDED, *INSTANT)}  # our arms, and in what they differ
 OVERHEAD_LIMIT = 0.05
 GROUP_SIZE = 5
 MICRO_BATCH = 20  # rollouts, as in the tiny recipes
-BUSY_SHARE = 0.15  # of all cores' time, taken by other programs before a run: above it the machine counts as busy
-LOOK_SECONDS = 5.0  # how long that is watched; a load average would still remember the run before
 OURS = ".made_by_benchmarks_step"  # marks a work folder that may be made anew
 
 
@@ -60,7 +69,7 @@ class Options:
     warm_up: int = 2
     repeats: int = 2
     prompts: int = 16
-    arms: str = "fgrpo,verl,trl"
+    arms: str = "fgrpo,instant,verl,trl"
     out: str = "benchmarks/results/step.json"
     work: str = "outputs/benchmarks/step"
     timeout_seconds: int = 1800
@@ -121,15 +130,15 @@ def overrides(options: Options) -> list[str]:
 
 
 def schedule(options: Options) -> list[tuple[str, int]]:
-    """(arm, repetition) in the order of the runs: ours and stock verl in turns, the other one first each time; TRL last."""
-    pair = [arm for arm in ("fgrpo", "verl") if arm in options.chosen]
-    runs = [(arm, number) for number in range(1, options.repeats + 1) for arm in (pair if number % 2 else reversed(pair))]
+    """(arm, repetition) in the order of the runs: ours and stock verl in turns, backwards every second time; TRL last."""
+    turns = [arm for arm in ("seeded", "fgrpo", "instant", "verl") if arm in options.chosen]
+    runs = [(arm, number) for number in range(1, options.repeats + 1) for arm in (turns if number % 2 else reversed(turns))]
     return runs + ([("trl", 1)] if "trl" in options.chosen else [])
 
 
 def command_of(arm: str, run_dir: Path, shared: list[str]) -> list[str]:
-    if arm == "fgrpo":
-        return [sys.executable, "-m", "faithful_rl.main", "recipe=fgrpo_tiny", *shared, f"faithful_rl.output_dir={run_dir}"]
+    if arm in OWN:
+        return [sys.executable, "-m", "faithful_rl.main", "recipe=fgrpo_tiny", *shared, *OWN[arm], f"faithful_rl.output_dir={run_dir}"]
     module = {"verl": "benchmarks.step.stock_verl", "trl": "benchmarks.step.trl_grpo"}[arm]
     return [sys.executable, "-m", module, str(run_dir), "recipe=grpo_tiny", *shared]
 
@@ -148,14 +157,15 @@ def check(options: Options, shared: list[str]) -> dict[str, Any]:
         try:
             version("trl")
         except PackageNotFoundError:
-            raise UsageError("TRL is not installed: pip install -e '.[cpu,dev]', or leave it out with arms=fgrpo,verl") from None
-    job = command.prepare(["recipe=fgrpo_tiny", *shared, f"faithful_rl.output_dir={options.work}/fgrpo-1"])
-    config = command.resolved(job.composed)
-    preflight.check_static(config, job.typed)
+            raise UsageError("TRL is not installed: pip install -e '.[cpu,dev]', or leave it out with arms=fgrpo,instant,verl") from None
+    for arm in sorted(OWN.keys() & set(options.chosen), reverse=True) or ["fgrpo"]:
+        job = command.prepare(["recipe=fgrpo_tiny", *shared, *OWN[arm], f"faithful_rl.output_dir={options.work}/{arm}-1"])
+        config = command.resolved(job.composed)
+        preflight.check_static(config, job.typed)
     return config
 
 
-def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]], busy: list[float]) -> dict[str, Any]:
+def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]], conditions: Conditions) -> dict[str, Any]:
     """The result file's content."""
     model, data = config["actor_rollout_ref"], config["data"]
     found: dict[str, Any] = {
@@ -171,13 +181,14 @@ def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]],
             "seed": data["seed"],
             "poll_seconds": "0.2 in ours and in stock verl, whose own default is 2",
         },
-        "machine": {**machine(), "busy_share_before_each_run": busy, "quiet": quiet(busy)},
+        "machine": {**machine(), **conditions.plain()},
         "code_version": code_version(),
         "versions": {**versions(), **({"trl": version("trl")} if "trl" in runs else {})},
         "arms": {arm: summary.summarise(of_arm, options.warm_up) for arm, of_arm in runs.items()},
     }
-    if {"fgrpo", "verl"} <= runs.keys():
-        found["overhead"] = summary.compare(runs["fgrpo"], runs["verl"], options.warm_up, OVERHEAD_LIMIT)
+    ours = runs.get("fgrpo") or runs.get("seeded")
+    if ours and "verl" in runs:
+        found["overhead"] = summary.compare(ours, runs["verl"], options.warm_up, OVERHEAD_LIMIT, runs.get("instant"))
     if "trl" in runs:
         found["trl_over"] = {
             arm: {
@@ -193,11 +204,6 @@ def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]],
 
 def steps_of(runs: list[Any], options: Options, key: str) -> list[float]:
     return summary.values(summary.measured(runs, options.warm_up), key)
-
-
-def quiet(busy: list[float]) -> bool:
-    """Whether other programs left the machine alone before every run."""
-    return max(busy) <= BUSY_SHARE
 
 
 def show(result: dict[str, Any], console: Console) -> None:
@@ -250,6 +256,11 @@ def statements(result: dict[str, Any]) -> list[str]:
     if not result["machine"]["quiet"]:
         busy = ", ".join(f"{share:.0%}" for share in result["machine"]["busy_share_before_each_run"])
         lines.append(f"The machine was busy (with others, before each run: {busy}): do not trust wall times, measure again on a quiet one")
+    if not result["machine"]["steady"]:
+        lines.append(
+            f"The machine itself was up to {result['machine']['drift']:.2f} times slower before one run than before another: compare runs "
+            "that stand beside each other (median_step_seconds_by_run), or measure again"
+        )
     return lines
 
 
@@ -257,17 +268,21 @@ def _percent(found: dict[str, float]) -> str:
     return f"{found['value']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
 
 
-def measure(options: Options, shared: list[str], console: Console) -> tuple[dict[str, list[Any]], list[float]]:
-    """All runs one after the other, each in a process of its own; rows by arm, and how busy others kept the machine before each."""
+def measure(options: Options, shared: list[str], console: Console) -> tuple[dict[str, list[Any]], Conditions]:
+    """All runs one after the other, each in a process of its own; rows by arm, and what the machine was like before each."""
     work = Path(options.work)
     shutil.rmtree(work, ignore_errors=True)
     work.mkdir(parents=True)
     (work / OURS).touch()
     runs: dict[str, list[Any]] = {arm: [] for arm in options.chosen}
-    busy = []
+    conditions = Conditions()
     for arm, number in schedule(options):
-        busy.append(round(psutil.cpu_percent(interval=LOOK_SECONDS) / 100, 3))
-        console.print(f"{ARMS[arm]}, run {number}: {options.steps} steps (others use {busy[-1]:.0%} of the machine)", highlight=False)
+        conditions.look()
+        busy, piece = conditions.busy[-1], conditions.piece_seconds[-1]
+        console.print(
+            f"{ARMS[arm]}, run {number}: {options.steps} steps (others use {busy:.0%} of the machine, a piece of work takes {piece:.3f} s)",
+            highlight=False,
+        )
         run_dir = work / f"{arm}-{number}"
         rows = processes.run_measured(
             command_of(arm, run_dir, shared),
@@ -279,8 +294,10 @@ def measure(options: Options, shared: list[str], console: Console) -> tuple[dict
             PROJECT_ROOT,
         )
         runs[arm].append(rows)
-        (work / "rows.json").write_text(json.dumps({"runs": runs, "busy": busy}), encoding="utf-8")  # kept when a later run fails
-    return runs, busy
+        (work / "rows.json").write_text(
+            json.dumps({"runs": runs, "machine": conditions.plain()}), encoding="utf-8"
+        )  # should a later run fail
+    return runs, conditions
 
 
 def _stop(number: int, frame: Any) -> None:
@@ -300,7 +317,7 @@ def main() -> int:
         options = parse(words)
         shared = overrides(options)
         config = check(options, shared)
-        runs, busy = measure(options, shared, console)
+        runs, conditions = measure(options, shared, console)
     except (UsageError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -309,7 +326,7 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    result = report(options, config, runs, busy)
+    result = report(options, config, runs, conditions)
     out = Path(options.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")

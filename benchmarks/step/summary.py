@@ -121,19 +121,24 @@ def verdict(overhead: Mapping[str, float], limit: float) -> str:
     return "no" if overhead["low"] > limit else "undecided"
 
 
-def compare(ours: Sequence[Run], stock: Sequence[Run], warm_up: int, limit: float) -> dict[str, Any]:
-    """Overhead of ours over stock by three measures, judges counted apart.
+def compare(ours: Sequence[Run], stock: Sequence[Run], warm_up: int, limit: float, instant: Sequence[Run] | None = None) -> dict[str, Any]:
+    """Overhead of ours over stock by three measures, judges counted apart; `with_judges` leaves nothing out.
 
-    Judges answer while other rollouts are still being generated, so the processor seconds of their processes are the most that they
-    can add to a step. `with_judges` leaves nothing out.
+    With `instant`, runs in which verdicts are there at once, overhead outside judges is theirs. Without, the processor seconds of the
+    judges' processes are taken off. That is a guess: what asking them costs is missing in it, and what runs beside generation is too much.
     """
     our_rows, stock_rows = measured(ours, warm_up), measured(stock, warm_up)
     judges = statistics.median(values(our_rows, JUDGES) or [0.0])
-    found: dict[str, Any] = {"judge_seconds_per_step": judges, "limit": limit}
+    found: dict[str, Any] = {
+        "judge_seconds_per_step": judges,
+        "limit": limit,
+        "outside_judges_by": "subtraction" if instant is None else "runs",
+    }
     for name, key in (("wall", STEP), ("wall_with_logging", CYCLE), ("processor", PROCESSOR)):
         mine, peers = values(our_rows, key), values(stock_rows, key)
-        if mine and peers:
-            outside = relative_overhead(mine, peers, judges)
+        apart = values(measured(instant, warm_up), key) if instant is not None else mine
+        if mine and peers and apart:
+            outside = relative_overhead(apart, peers, judges if instant is None else 0.0)
             found[name] = {
                 "outside_judges": outside,
                 "with_judges": relative_overhead(mine, peers),

@@ -23,6 +23,7 @@ class HardwareConfig:
     world: str = "cpu"  # cpu | gpu: which extra must be installed and which platform must be active
     environment: dict[str, str] = field(default_factory=dict)  # set before verl is imported, unless the shell sets them
     min_free_disk_gib: float = 1.0  # GiB, >= 0, on top of the estimate for checkpoints
+    seeded_rollouts: bool = True  # a sampling seed for each training rollout (mode sync): repeatable, but drawn one by one by vLLM
     attention: str = "auto"  # auto: flash-attn where it is installed, else sdpa | flash_attention_2 | sdpa; read by the GPU recipes
     gpu_memory_gib: float = 80.0  # GiB, > 0: memory of one GPU, for preflight's estimate; unused on a CPU
     node_resource: str | None = None  # custom Ray resource of the nodes that train; null: TransferQueue's storage goes to any node

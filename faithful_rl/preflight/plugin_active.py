@@ -20,6 +20,7 @@ def check(config: Mapping[str, Any], world: str) -> None:
     """
     try:
         from faithful_rl.verl_plugin import plugin
+        from faithful_rl.verl_plugin.reward_manager import FaithfulRewardManager
     except ImportError as error:
         raise ConfigError("installation", f"a plugin that does not import ({error})", "faithful_rl beside verl", REINSTALL) from error
     activity = plugin.active(load=True)
@@ -27,7 +28,9 @@ def check(config: Mapping[str, Any], world: str) -> None:
         _expect("platform", activity.platform, "cpu", "Unset VERL_PLATFORM, or set it to cpu.")
         expect_ours("engine for FSDP2", activity.engine)
         expect_ours("rollout server", activity.replica)
-    expect_ours("reward manager", _reward_manager(config))
+    manager = _reward_manager(config)
+    if not issubclass(manager, FaithfulRewardManager):  # one that a user has derived from it scores as ours does
+        expect_ours("reward manager", f"{manager.__module__}.{manager.__qualname__}")
     verl_validation(config)
 
 
@@ -55,11 +58,11 @@ def expect_ours(what: str, found: str) -> None:
         raise ConfigError(f"verl's {what}", found or "none", "the one of faithful_rl.verl_plugin", REINSTALL)
 
 
-def _reward_manager(config: Mapping[str, Any]) -> str:
+def _reward_manager(config: Mapping[str, Any]) -> type:
     from verl.trainer.ppo.reward import resolve_reward_manager_cls
 
     try:
-        manager = resolve_reward_manager_cls(OmegaConf.create(dict(config)))
+        manager: type = resolve_reward_manager_cls(OmegaConf.create(dict(config)))
     except (ImportError, AttributeError, ValueError, AssertionError) as error:
         raise ConfigError(
             "reward.reward_manager",
@@ -67,7 +70,7 @@ def _reward_manager(config: Mapping[str, Any]) -> str:
             "a reward manager that loads",
             "Leave reward.reward_manager as the recipe has it.",
         ) from error
-    return f"{manager.__module__}.{manager.__qualname__}"
+    return manager
 
 
 def verl_validation(config: Mapping[str, Any]) -> None:

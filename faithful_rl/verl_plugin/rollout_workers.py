@@ -3,8 +3,8 @@
 Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Added to verl's worker:
 
 - each request carries its own sampling seed, made from the run's seed, the prompt's uid and the rollout's number, so what is
-  sampled does not depend on which request the server met first. Only vLLM takes a `seed`. The async modes continue an aborted
-  rollout as a new request, which would draw the same random numbers again: they stay unseeded;
+  sampled does not depend on which request the server met first. Only vLLM takes a `seed`, and pays for it at every token. The async
+  modes continue an aborted rollout as a new request, which would draw the same random numbers again: they stay unseeded;
 - a prompt may carry its own decoding (`DECODING_FIELD`), so that held-out questions run at temperature 1 and greedily side by side;
 - each rollout carries when its text and when its reward was there, for the judge time that generation does not hide;
 - image tokens that the policy writes itself are taken out before training meets them (`media_tokens`);
@@ -41,6 +41,13 @@ def sampling_seed(run_seed: int, uid: str, rollout: int) -> int:
     return int.from_bytes(digest, "big") & 0x7FFFFFFF
 
 
+def seeded(config: Any, heldout: bool) -> bool:
+    """Whether a request gets a seed: on vLLM, all held-out ones, and in training as `faithful_rl.hardware.seeded_rollouts` says."""
+    if config.actor_rollout_ref.rollout.name != "vllm":
+        return False
+    return heldout or (config.trainer.v1.trainer_mode == "sync" and bool(config.faithful_rl.hardware.seeded_rollouts))
+
+
 def request_sampling(params: dict[str, Any], run_seed: int, uid: str, rollout: int, decoding: str | None, seeded: bool) -> dict[str, Any]:
     """Sampling parameters of one request: the batch's, overridden by the prompt's decoding, with the request's own seed."""
     own = {**params, **(DECODINGS[decoding] if decoding else {})}
@@ -58,11 +65,10 @@ class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         heldout = bool(trajectory["validate"])
-        rollout = self.config.actor_rollout_ref.rollout
-        seeded = rollout.name == "vllm" and (heldout or self.config.trainer.v1.trainer_mode == "sync")
         params = request_sampling(
-            sampling_params, int(rollout.seed), str(kwargs["uid"]), int(kwargs.get("session_id", 0)), kwargs.get(DECODING_FIELD), seeded
-        )
+            sampling_params, int(self.config.actor_rollout_ref.rollout.seed), str(kwargs["uid"]), int(kwargs.get("session_id", 0)),
+            kwargs.get(DECODING_FIELD), seeded(self.config, heldout),
+        )  # fmt: skip
         return await super()._run_agent_loop(params, trajectory, **{**kwargs, SPLIT_FIELD: "heldout" if heldout else "train"})
 
     async def _compute_score(self, outputs: list[Any], kwargs: dict[str, Any]) -> None:

@@ -22,6 +22,9 @@ def main(run_dir: Path, address: str, pool: str, overrides: list[str]) -> None:
     product.set_environment(job.typed, run_dir)
     preflight.check_static(plain, job.typed)  # makes the scenes as well
     plain.pop("faithful_rl")
+    # One response each, compared with other prompts' of the batch. Preflight refuses it: our advantages compare rollouts of one prompt.
+    plain["algorithm"]["adv_estimator"] = "reinforce_plus_plus"
+    plain["actor_rollout_ref"]["rollout"]["n"] = 1
     plain["reward"]["custom_reward_function"]["reward_kwargs"] = {"pool": pool, "ask_masked": True}
     # A cluster that exists has its own processors and its own environment.
     runtime = {"env_vars": {"VERL_FILE_LOGGER_PATH": str(run_dir / "metrics.jsonl")}}

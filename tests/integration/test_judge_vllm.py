@@ -104,6 +104,14 @@ def children() -> list[psutil.Process]:
     return psutil.Process().children(recursive=True)
 
 
+def words_of(process: psutil.Process) -> list[str]:
+    """Its command line; empty where it has just ended, or waits to be reaped."""
+    try:
+        return process.cmdline()
+    except psutil.NoSuchProcess:  # a ZombieProcess is one
+        return []
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     psutil.wait_procs(processes, timeout=SECONDS)
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
@@ -162,7 +170,7 @@ def test_a_killed_server_makes_the_judge_unavailable_and_a_new_one_is_the_same_j
         await first.start()
         version = first.version()
         before = [await first.consistency(one, SECONDS) for one in asked]
-        server = next(process for process in children() if "vllm.entrypoints" in " ".join(process.cmdline()[1:4]))
+        server = next(process for process in children() if "vllm.entrypoints" in " ".join(words_of(process)[1:4]))
         members = [process for process in children() if os.getpgid(process.pid) == os.getpgid(server.pid)]
         server.kill()
 

@@ -17,7 +17,7 @@ from data_prep.__main__ import main as data_prep
 from faithful_rl.provenance import sha256
 
 pytest.importorskip("vllm")
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(1500)]
 
 QUESTIONS = 24
 SFT_STEPS, RL_STEPS = 4, 2

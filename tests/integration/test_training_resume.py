@@ -10,7 +10,7 @@ import pytest
 import training_harness as harness
 
 pytest.importorskip("vllm")
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(2400)]  # three runs in one fixture
 
 RUN = ("trainer.total_training_steps=6", "trainer.save_freq=3", "faithful_rl.ui.rollouts_every=3", "faithful_rl.ui.rollouts_per_step=5")
 

@@ -20,6 +20,7 @@ import psutil
 
 FOLDER = Path(__file__).parent
 PROJECT = FOLDER.parent.parent
+POISONED_UNTIL = 4  # steps in which the poisoned trainer looks whether weights change; later ones are as usual
 SECONDS = 900  # for one run on a busy machine; an idle one needs about a minute
 
 # The smallest run that still has groups, mini-batches, judges and a checkpoint.
@@ -138,6 +139,8 @@ def runners() -> dict[str, type]:
             return batch
 
         def _update_actor(self, batch: Any, metrics: dict[str, Any]) -> Any:
+            if self.global_steps > POISONED_UNTIL:
+                return super()._update_actor(batch, metrics=metrics)
             before = self._weight_file("before")
             batch = super()._update_actor(batch, metrics=metrics)
             after = self._weight_file("after")

@@ -34,7 +34,7 @@ def say(answer: Any) -> None:
 
 def main(folder: str) -> None:
     cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 16, "num_gpus": 1, "resources": {"training": 1}, "temp_dir": folder, **COMMON}
+        initialize_head=True, head_node_args={"num_cpus": 40, "num_gpus": 2, "resources": {"training": 1}, "temp_dir": folder, **COMMON}
     )
     second = cluster.add_node(num_cpus=0, resources={"judges": 2}, object_store_memory=COMMON["object_store_memory"])
     cluster.wait_for_nodes()

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from benchmarks.step import __main__ as step
 from benchmarks.step import processes, summary
+from benchmarks.step.conditions import Conditions
 from faithful_rl.judge_pool.registry import Registry
 from faithful_rl.judge_pool.replica import Replica
 
@@ -108,6 +109,15 @@ def test_comparison_by_all_three_measures() -> None:
     assert found["wall"]["within_limit"] == "yes"
 
 
+def test_with_instant_verdicts_nothing_is_taken_off() -> None:
+    ours, instant, stock = [run(50.0, 10.4, 10.4, judges=0.2)], [run(50.0, 10.3, 10.3, judges=0.1)], [run(50.0, 10.0, 10.0)]
+    found = summary.compare(ours, stock, warm_up=1, limit=0.05, instant=instant)
+    assert found["outside_judges_by"] == "runs"
+    assert found["wall"]["outside_judges"]["value"] == pytest.approx(0.03)
+    assert found["wall"]["with_judges"]["value"] == pytest.approx(0.04)
+    assert found["processor"]["outside_judges"]["value"] == pytest.approx((20.6 - 20.0) / 20.0)
+
+
 def test_measures_that_one_side_lacks_are_left_out() -> None:
     rows = [[{"timing_s/step": 1.0}]]
     found = summary.compare(rows, rows, warm_up=0, limit=0.05)
@@ -197,7 +207,8 @@ def test_a_child_that_hangs_is_ended_with_what_it_started(tmp_path: Path) -> Non
 def test_order_alternates() -> None:
     options = step.parse(["repeats=3"])
     assert step.schedule(options) == [
-        ("fgrpo", 1), ("verl", 1), ("verl", 2), ("fgrpo", 2), ("fgrpo", 3), ("verl", 3), ("trl", 1),
+        ("fgrpo", 1), ("instant", 1), ("verl", 1), ("verl", 2), ("instant", 2), ("fgrpo", 2), ("fgrpo", 3), ("instant", 3), ("verl", 3),
+        ("trl", 1),
     ]  # fmt: skip
     assert step.schedule(step.parse(["arms=trl"])) == [("trl", 1)]
 
@@ -224,8 +235,12 @@ def test_settings_compose_for_ours_and_for_stock_verl() -> None:
     from faithful_rl import main as command
 
     shared = step.overrides(step.parse(["steps=4", "prompts=8"]))
-    ours = command.resolved(command.prepare(["recipe=fgrpo_tiny", *shared]).composed)
+    ours = command.resolved(command.prepare(["recipe=fgrpo_tiny", *shared, *step.OWN["fgrpo"]]).composed)
+    assert ours["faithful_rl"]["hardware"]["seeded_rollouts"] is False  # as in stock verl
     stock = command.resolved(command.prepare(["recipe=grpo_tiny", *shared, *stock_verl.overrides(Path("reward.py"))]).composed)
+    instant = command.resolved(command.prepare(["recipe=fgrpo_tiny", *shared, *step.OWN["instant"]]).composed)
+    assert instant.pop("reward") != ours["reward"]
+    assert instant == {key: value for key, value in ours.items() if key != "reward"}
     for config in (ours, stock):
         config["actor_rollout_ref"]["rollout"]["trace"].pop("experiment_name")
     for node in ("actor_rollout_ref", "data", "algorithm", "ray_kwargs", "transfer_queue"):
@@ -233,6 +248,22 @@ def test_settings_compose_for_ours_and_for_stock_verl() -> None:
     assert stock["reward"]["reward_manager"]["name"] == "naive"
     assert ours["actor_rollout_ref"]["actor"]["ppo_mini_batch_size"] == 4
     assert ours["actor_rollout_ref"]["actor"]["ppo_micro_batch_size_per_gpu"] == 20
+
+
+def test_instant_verdicts_ask_no_actor_and_preflight_takes_a_class_derived_from_ours() -> None:
+    pytest.importorskip("verl")
+    from benchmarks.step import instant_judges
+    from faithful_rl import main as command
+    from faithful_rl.preflight import plugin_active
+    from faithful_rl.verl_plugin.reward_manager import ExactJudge, FaithfulRewardManager
+
+    composed = command.prepare(["recipe=fgrpo_tiny", *step.OWN["instant"]]).composed
+    chosen = plugin_active._reward_manager(command.resolved(composed))
+    assert chosen is instant_judges.InstantRewardManager
+    assert issubclass(chosen, FaithfulRewardManager)
+    scorer = instant_judges.scorer(composed)
+    assert isinstance(scorer._consistency, ExactJudge)
+    assert isinstance(scorer._grounding, ExactJudge)
 
 
 def test_the_task_reward_is_the_suites() -> None:
@@ -251,14 +282,29 @@ def test_table_and_statements() -> None:
         "actor_rollout_ref": {"model": {"path": "models/tiny"}, "actor": {"optim": {"lr": 6e-4}}},
         "data": {"max_prompt_length": 128, "max_response_length": 96, "seed": 0},
     }
-    result = json.loads(json.dumps(step.report(options, config, runs, [0.5])))
+    result = json.loads(json.dumps(step.report(options, config, runs, Conditions([0.5, 0.0], [0.1, 0.13]))))
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     step.show(result, console)
     text = console.export_text()
     assert "+2.0% (+2.0% to +2.0%); with judges +4.0%" in text
+    seeded = step.report(options, config, {"seeded": runs["fgrpo"], "verl": runs["verl"]}, Conditions([0.0], [0.1]))
+    assert seeded["overhead"] == result["overhead"], "the recipe as it is can be compared as well"
     assert "A step of TRL takes 2.88 (2.88 to 2.88) times as long as ours" in text
     assert "3.00 (3.00 to 3.00) times as long as stock verl, GRPO in wall time; 3.00 in processor time" in text
     assert "The machine was busy" in text
+    assert "The machine itself was up to 1.30 times slower" in text
+
+
+def test_a_machine_that_is_quiet_and_steady() -> None:
+    conditions = Conditions()
+    conditions.look(0.1)
+    assert 0.0 <= conditions.busy[0] <= 1.0
+    assert conditions.piece_seconds[0] > 0.0
+    assert conditions.drift == 1.0
+    plain = Conditions([0.0, 0.15], [0.1, 0.109]).plain()
+    assert (plain["quiet"], plain["steady"], plain["drift"]) == (True, True, 1.09)
+    plain = Conditions([0.0, 0.16], [0.12, 0.1]).plain()
+    assert (plain["quiet"], plain["steady"], plain["drift"]) == (False, False, 1.2)
 
 
 def test_a_work_folder_with_other_files_is_refused(tmp_path: Path) -> None:

@@ -13,11 +13,12 @@ from PIL import Image
 pytest.importorskip("verl")
 import torch
 
+from faithful_rl import main as command
 from faithful_rl.rewards.suite import COLUMNS
 from faithful_rl.verl_plugin import random_state, rollout_dump, run_control
 from faithful_rl.verl_plugin.heldout import question_uid, summarise
 from faithful_rl.verl_plugin.multiplier_store import MultiplierStore
-from faithful_rl.verl_plugin.rollout_workers import request_sampling, sampling_seed
+from faithful_rl.verl_plugin.rollout_workers import request_sampling, sampling_seed, seeded
 from faithful_rl.verl_plugin.task_runner import namespace
 
 
@@ -35,6 +36,21 @@ def test_a_prompts_own_decoding_overrides_the_batchs() -> None:
     assert request_sampling(batch, 0, "a", 0, None, seeded=False) == batch
     assert "seed" not in batch
     assert request_sampling(batch, 0, "a", 0, None, seeded=True)["seed"] == sampling_seed(0, "a", 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "training", "heldout"),
+    [
+        ([], True, True),
+        (["faithful_rl.hardware.seeded_rollouts=false"], False, True),
+        (["trainer.v1.trainer_mode=colocate_async"], False, True),
+        (["actor_rollout_ref.rollout.name=sglang"], False, False),
+    ],
+)
+def test_who_gets_a_seed(words: list[str], training: bool, heldout: bool) -> None:
+    composed = command.prepare(["recipe=fgrpo_tiny", *words]).composed
+    assert seeded(composed, heldout=False) is training
+    assert seeded(composed, heldout=True) is heldout
 
 
 def test_random_states_continue_exactly_after_json() -> None:
