@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import sys
+import tempfile
 from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 
@@ -26,12 +29,37 @@ def show_token(environment: MutableMapping[str, str] | None = None) -> bool:
     if MODE not in environment:
         if late:
             return False
-        file = environment.get(TOKEN_FILE) or str(Path(environment.get("HOME", "~")).expanduser() / ".ray" / "auth_token")
-        if not (environment.get(TOKEN) or Path(file).is_file()):
+        file = Path(environment.get(TOKEN_FILE) or _default_file(environment))
+        if not (environment.get(TOKEN) or file.is_file()):
             return False
         environment[MODE] = "token"
         environment[BY_US] = "1"
     return environment[MODE].lower() == "token"
+
+
+def make_token(environment: Mapping[str, str] | None = None) -> None:
+    """Make the token of a machine that has none, before a local Ray is started; processes that do it at once agree on one.
+
+    Ray's first local cluster makes one as well, but two that start together overwrite each other's: both have children that show another
+    token than their parent, fail after half a minute or wait for ever (Ray 2.60, `generate_and_save_token`). Can go when Ray writes it
+    once. Where the user says how Ray finds its token, or that there is none, nothing is made.
+    """
+    environment = os.environ if environment is None else environment
+    if environment.get(MODE, "token").lower() != "token" or environment.get(TOKEN) or environment.get(TOKEN_FILE):
+        return
+    file = _default_file(environment)
+    if file.exists():
+        return
+    with contextlib.suppress(OSError):  # another process was first; or the folder takes no file or no link, which Ray can say better
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=file.parent, prefix="auth_token.", encoding="ascii") as draft:  # for its owner only
+            draft.write(secrets.token_hex(32))
+            draft.flush()
+            os.link(draft.name, file)  # all of it or nothing, and never over another
+
+
+def _default_file(environment: Mapping[str, str]) -> Path:
+    return Path(environment.get("HOME", "~")).expanduser() / ".ray" / "auth_token"
 
 
 def ray_command(environment: Mapping[str, str] | None = None) -> str:

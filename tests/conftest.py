@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from faithful_rl.cluster_token import make_token
+
+make_token()  # tests start clusters of their own, two at a time
 os.environ.setdefault("VERL_PLATFORM", "cpu")
 sys.path.insert(0, str(Path(__file__).resolve().parent / "data_fixtures"))
 

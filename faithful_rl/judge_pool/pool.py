@@ -20,6 +20,7 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util import list_named_actors
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from faithful_rl.cluster_token import make_token
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool import NAMESPACE
 from faithful_rl.judge_pool.failure_log import clean
@@ -76,6 +77,8 @@ def connect(address: str | None = None) -> None:
     if ray.is_initialized():
         return
     more = {"include_dashboard": False} if address == "local" else {}
+    if address == "local":
+        make_token()
     try:
         ray.init(address=address or "auto", namespace=NAMESPACE, log_to_driver=False, logging_level="ERROR", **more)
     except (ConnectionError, RuntimeError, ValueError) as error:

@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from data_prep.mcts import command
-from faithful_rl.cluster_token import show_token
+from faithful_rl.cluster_token import make_token, show_token
 from faithful_rl.config import ConfigError
 
 Grow = Callable[[Sequence[list[str]]], list[int]]  # argument lists of all parts -> their exit codes
@@ -76,6 +76,8 @@ def _own(arguments: Sequence[str]) -> tuple[int, str, float, list[str]]:
 
 
 def _on_ray(parts: Sequence[list[str]], address: str, cpus: float) -> list[int]:
+    if address == "local":
+        make_token()
     show_token()
     import ray
 

@@ -22,6 +22,7 @@ from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
 from verl.utils.config import validate_config
 
+from faithful_rl.cluster_token import make_token
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool.pool import PoolError
 from faithful_rl.verl_plugin import judge_usage, judge_workers, multiplier_store, plugin, reference_policy, worker_logs
@@ -203,6 +204,8 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
     prepare(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     starts_ray = not ray.is_initialized()
+    if starts_ray and not os.environ.get("RAY_ADDRESS"):
+        make_token()
     launcher = _Launcher(runner_class, run_dir)
     try:
         run_ppo(config, task_runner_class=launcher)
