@@ -16,7 +16,8 @@ class CrmConfig:
     train_pairs: int = 60_000  # of synthetic scenes, >= 2; files are split by question, 80 : 10 : 10
     valid_pairs: int = 4_000  # temperature and threshold are fitted on them
     test_pairs: int = 6_000
-    reading_epochs: float = 1.0  # >= 0; tiny only: first read answers off the consistent pairs, three rows each
+    reading_epochs: float = 1.0  # >= 0; tiny only: first read the sentences of scene reasonings
+    reading_learning_rate: float = 1e-3  # > 0
     epochs: float = 2.0  # > 0
     batch_size: int = 64  # pairs, >= 1
     learning_rate: float = 1e-3  # > 0; AdamW, cosine to 0
@@ -35,6 +36,7 @@ def validate_crm(crm: CrmConfig) -> None:
     in_range("crm.epochs", crm.epochs, 0.0, open_low=True)
     in_range("crm.batch_size", crm.batch_size, 1)
     in_range("crm.learning_rate", crm.learning_rate, 0.0, open_low=True)
+    in_range("crm.reading_learning_rate", crm.reading_learning_rate, 0.0, open_low=True)
     in_range("crm.weight_decay", crm.weight_decay, 0.0)
     in_range("crm.warm_up", crm.warm_up, 0.0, 0.99)
     in_range("crm.max_length", crm.max_length, 16)

@@ -79,25 +79,3 @@ def test_a_trained_model_can_be_trained_on(trained: Path) -> None:
     model, tokenizer = training.base_model(replace(SMALL, base=str(trained)), 0)
     assert model.config.num_labels == 2
     assert tokenizer.cls_token == "[CLS]"
-
-
-def test_reading_rows_ask_for_the_answer_that_is_hidden_exchanged_or_there() -> None:
-    from random import Random
-
-    from faithful_rl.crm.fitting import IGNORED, reading_rows
-    from faithful_rl.crm.tokenizer import train_tokenizer
-
-    tokenizer = train_tokenizer(128)
-    question = "Left or right?\nA) left\nB) right"
-    made = [
-        Pair("q1", question, "So the answer is left.", "A) left", 1.0),
-        Pair("q2", question, "So the answer is left.", "B) right", 0.0),  # inconsistent: nothing to read
-        Pair("q3", question, "So the answer is left.", "left", 1.0),  # none of the options
-    ]
-    rows = reading_rows(tokenizer, made, 128, Random(0))
-    said = [tokenizer.decode(row["input_ids"]).split("[SEP]")[1] for row in rows]
-    assert said == ["The final answer is[MASK][MASK][MASK]", "The final answer is B) right", "The final answer is A) left"]
-    for row in rows:
-        assert len(row["labels"]) == len(row["input_ids"])
-        assert tokenizer.decode([token for token in row["labels"] if token != IGNORED]) == " A) left"
-        assert row["labels"][-1] == IGNORED  # the last separator
