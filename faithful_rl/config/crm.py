@@ -16,11 +16,11 @@ class CrmConfig:
     train_pairs: int = 60_000  # of synthetic scenes, >= 2; files are split by question, 80 : 10 : 10
     valid_pairs: int = 4_000  # temperature and threshold are fitted on them
     test_pairs: int = 6_000
-    reading_epochs: float = 1.0  # >= 0; tiny only: first read the sentences of scene reasonings
+    reading_epochs: float = 2.0  # >= 0; tiny only: first read the sentences of scene reasonings
     reading_learning_rate: float = 1e-3  # > 0
     epochs: float = 2.0  # > 0
-    batch_size: int = 64  # pairs, >= 1
-    learning_rate: float = 1e-3  # > 0; AdamW, cosine to 0
+    batch_size: int = 32  # pairs, >= 1
+    learning_rate: float = 5e-4  # > 0; AdamW, cosine to 0
     weight_decay: float = 0.01  # >= 0
     warm_up: float = 0.05  # share of the steps, in [0, 1)
     max_length: int = 256  # tokens, >= 16
