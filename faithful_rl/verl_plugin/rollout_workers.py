@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
+from functools import cached_property
 from typing import Any
 
 import ray
@@ -61,13 +62,26 @@ _HostWorker: Any = AgentLoopWorkerTQ.__ray_metadata__.modified_class
 
 
 class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
-    """See the module's text."""
+    """See the module's text. What is the same for every rollout is looked up once: a configuration tree is slow to read."""
+
+    @cached_property
+    def _run_seed(self) -> int:
+        return int(self.config.actor_rollout_ref.rollout.seed)
+
+    @cached_property
+    def _seeded(self) -> dict[bool, bool]:
+        """`seeded` by whether the question is held out."""
+        return {heldout: seeded(self.config, heldout) for heldout in (False, True)}
+
+    @cached_property
+    def _media(self) -> frozenset[int]:
+        return media_tokens.media_ids(self.tokenizer, (get_processor_token_id(self.processor, name) for name in ("image", "video")))
 
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         heldout = bool(trajectory["validate"])
         params = request_sampling(
-            sampling_params, int(self.config.actor_rollout_ref.rollout.seed), str(kwargs["uid"]), int(kwargs.get("session_id", 0)),
-            kwargs.get(DECODING_FIELD), seeded(self.config, heldout),
+            sampling_params, self._run_seed, str(kwargs["uid"]), int(kwargs.get("session_id", 0)), kwargs.get(DECODING_FIELD),
+            self._seeded[heldout],
         )  # fmt: skip
         return await super()._run_agent_loop(params, trajectory, **{**kwargs, SPLIT_FIELD: "heldout" if heldout else "train"})
 
@@ -83,10 +97,9 @@ class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
 
     def _take_out_media_tokens(self, outputs: list[Any], uid: str) -> None:
         tokenizer = self.tokenizer
-        media = media_tokens.media_ids(tokenizer, (get_processor_token_id(self.processor, name) for name in ("image", "video")))
         stand_in = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
         for output in outputs:
-            ids, mask, count = media_tokens.replaced(output.response_ids, output.response_mask, media, stand_in)
+            ids, mask, count = media_tokens.replaced(output.response_ids, output.response_mask, self._media, stand_in)
             if count:
                 logger.warning("prompt %s: the policy wrote %d image or video token(s), which training leaves out", uid, count)
                 output.response_ids, output.response_mask = ids, mask
