@@ -19,7 +19,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from faithful_rl.config import CrmConfig
+from faithful_rl.config import ConfigError, CrmConfig
 from faithful_rl.crm import reading
 from faithful_rl.crm.pairs import Pair
 
@@ -39,8 +39,16 @@ def pretrain(
     """Read sentences (`faithful_rl.crm.reading`), in place; returns the mean loss of the last tenth, in nats a target.
 
     Only the lower layers take part: what they read stands at the sentences' ends before the upper ones compare it with the answer.
+
+    Raises:
+        ConfigError: not one pair is short enough and has a sentence.
     """
     rows = reading.reading_rows(tokenizer, pairs, settings.max_length)
+    if not rows:
+        raise ConfigError(
+            "faithful_rl.crm.max_length", f"{settings.max_length} tokens, which hold none of {len(pairs)} pairs with a sentence to read",
+            "room for whole pairs (about 70 tokens for scenes)", "Raise it, or set faithful_rl.crm.reading_epochs=0.",
+        )  # fmt: skip
     config = copy.deepcopy(model.config)
     config.num_labels = len(reading.TARGETS)
     layers = model.model.layers

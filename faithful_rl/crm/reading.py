@@ -138,11 +138,3 @@ def loss(outputs: Any, labels: torch.Tensor, num_items_in_batch: Any = None) -> 
     counts = (labels != IGNORED).float()
     each = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels.clamp(min=0.0), reduction="none")
     return (each * counts * logits.new_tensor(WEIGHTS)).sum() / counts.sum().clamp(min=1.0)
-
-
-def accuracy(logits: torch.Tensor, labels: torch.Tensor) -> float:
-    """Share of sentences (all marked tokens) whose "rules out" and "concludes" targets are all right, in [0, 1]; NaN without a sentence."""
-    kept = slice(0, OPTIONS + 1)
-    marked = (labels != IGNORED).any(-1)
-    right = ((logits[..., kept] > 0) == (labels[..., kept] > 0.5)) | (labels[..., kept] == IGNORED)
-    return float(right.all(-1)[marked].float().mean())

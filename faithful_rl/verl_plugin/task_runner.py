@@ -204,7 +204,7 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
     prepare(config)
     validate_config(config=config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     starts_ray = not ray.is_initialized()
-    if starts_ray and not os.environ.get("RAY_ADDRESS"):
+    if starts_ray and config.ray_kwargs.ray_init.address == "local":  # of a cluster that is joined the token is its own business
         make_token()
     launcher = _Launcher(runner_class, run_dir)
     try:

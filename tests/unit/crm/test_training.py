@@ -79,3 +79,8 @@ def test_a_trained_model_can_be_trained_on(trained: Path) -> None:
     model, tokenizer = training.base_model(replace(SMALL, base=str(trained)), 0)
     assert model.config.num_labels == 2
     assert tokenizer.cls_token == "[CLS]"
+
+
+def test_pairs_that_leave_nothing_to_read_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"max_length.*reading_epochs=0"):
+        training.run(replace(SMALL, max_length=24), seed=0, recipe="crm_tiny", output_dir=tmp_path / "cut")
