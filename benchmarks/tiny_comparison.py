@@ -25,10 +25,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time; two did not fit into 24 GiB of memory (LOG.md)")
     parser.add_argument("--figure", type=Path, default=None)
     parser.add_argument("--only-report", action="store_true", help="train nothing; put what has finished beside each other")
-    arguments, settings = parser.parse_known_args(argv)
-    if wrong := [text for text in settings if "=" not in text]:
+    words = list(sys.argv[1:] if argv is None else argv)
+    settings = [word for word in words if "=" in word and not word.startswith("-")]  # wherever they stand, a list of recipes before them
+    arguments, wrong = parser.parse_known_args([word for word in words if word not in settings])
+    if wrong:
         parser.error(f"unknown argument {wrong[0]!r}; further settings are key=value, as for faithful_rl.main")
-    words = [
+    plan = [
         f"recipes=[{','.join(arguments.recipes)}]",
         f"seeds=[{','.join(map(str, arguments.seeds))}]",
         f"out={arguments.out}",
@@ -36,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         *([f"figure={arguments.figure}"] if arguments.figure else []),
         *settings,
     ]
-    return compare.main([*(["--only-report"] if arguments.only_report else []), *words])
+    return compare.main([*(["--only-report"] if arguments.only_report else []), *plan])
 
 
 if __name__ == "__main__":

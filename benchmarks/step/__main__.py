@@ -6,7 +6,7 @@
     warm_up=2           first steps of each run that are left out (the first batch of vLLM costs seconds)
     repeats=2           runs of ours and of stock verl; their order alternates, so that a machine that gets slower harms both
     prompts=16          prompts per step, even; 5 rollouts each
-    arms=fgrpo,instant,verl,trl     which to run; instant: as fgrpo, with verdicts that are there at once; also
+    arms=fgrpo,instant,verl,trl     which to run; instant: as fgrpo, with verdicts that are there at once and no judge workers; also
                         seeded: the recipe as it is, with a sampling seed for each rollout
     out=benchmarks/results/step.json
     work=outputs/benchmarks/step    folder of the runs, made anew each time; refused where it holds anything else
@@ -138,7 +138,8 @@ def schedule(options: Options) -> list[tuple[str, int]]:
 
 def command_of(arm: str, run_dir: Path, shared: list[str]) -> list[str]:
     if arm in OWN:
-        return [sys.executable, "-m", "faithful_rl.main", "recipe=fgrpo_tiny", *shared, *OWN[arm], f"faithful_rl.output_dir={run_dir}"]
+        module = "benchmarks.step.instant_run" if arm == "instant" else "faithful_rl.main"
+        return [sys.executable, "-m", module, "recipe=fgrpo_tiny", *shared, *OWN[arm], f"faithful_rl.output_dir={run_dir}"]
     module = {"verl": "benchmarks.step.stock_verl", "trl": "benchmarks.step.trl_grpo"}[arm]
     return [sys.executable, "-m", module, str(run_dir), "recipe=grpo_tiny", *shared]
 
@@ -179,7 +180,7 @@ def report(options: Options, config: dict[str, Any], runs: dict[str, list[Any]],
             "max_response_length": data["max_response_length"],
             "lr": model["actor"]["optim"]["lr"],
             "seed": data["seed"],
-            "poll_seconds": "0.2 in ours and in stock verl, whose own default is 2",
+            "poll_seconds": "0.2 in stock verl, whose own default is 2; ours is told when rollouts have ended",
         },
         "machine": {**machine(), **conditions.plain()},
         "code_version": code_version(),

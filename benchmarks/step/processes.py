@@ -33,6 +33,7 @@ ROLES = (
     ("ray::StockTaskRunner", "trainer"),
     ("ray::TaskRunner", "trainer"),
     ("ray::FaithfulTaskRunner", "trainer"),
+    ("ray::InstantTaskRunner", "trainer"),
 )
 
 

@@ -8,11 +8,13 @@ Chosen by `actor_rollout_ref.rollout.agent.agent_loop_manager_class`. Added to v
 - a prompt may carry its own decoding (`DECODING_FIELD`), so that held-out questions run at temperature 1 and greedily side by side;
 - each rollout carries when its text and when its reward was there, for the judge time that generation does not hide;
 - image tokens that the policy writes itself are taken out before training meets them (`media_tokens`);
+- a worker says when nothing is left to do, so that the trainer need not look for it (`finish_signal`);
 - the judges' words travel beside the reward columns instead of in them, because verl averages every column.
 """
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import time
@@ -77,6 +79,11 @@ class FaithfulAgentLoopWorker(_HostWorker):  # type: ignore[misc]
     def _media(self) -> frozenset[int]:
         return media_tokens.media_ids(self.tokenizer, (get_processor_token_id(self.processor, name) for name in ("image", "video")))
 
+    async def idle(self) -> None:
+        """Returns when every rollout that was asked for until now has ended and lies in the queue; see `finish_signal`."""
+        while self.background_tasks:
+            await asyncio.wait(self.background_tasks)
+
     async def _run_agent_loop(self, sampling_params: dict[str, Any], trajectory: dict[str, Any], **kwargs: Any) -> Any:
         heldout = bool(trajectory["validate"])
         params = request_sampling(
@@ -111,3 +118,8 @@ class FaithfulAgentLoopManager(AgentLoopManagerTQ):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.agent_loop_workers_class = ray.remote(FaithfulAgentLoopWorker)
+
+
+def idle_reporters(manager: Any) -> list[Any]:
+    """The workers of `manager` that can say when they are idle: ours."""
+    return list(manager.agent_loop_workers) if isinstance(manager, FaithfulAgentLoopManager) else []

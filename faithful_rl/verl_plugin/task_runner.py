@@ -16,7 +16,7 @@ from typing import Any
 
 import ray
 from omegaconf import DictConfig, OmegaConf, open_dict
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import GetTimeoutError, RayActorError, RayTaskError
 from verl.trainer.main_ppo import TaskRunnerV1, run_ppo
 from verl.trainer.ppo.utils import need_critic, need_reference_policy
 from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY
@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 AGENT_LOOP_MANAGER = "faithful_rl.verl_plugin.rollout_workers.FaithfulAgentLoopManager"
 STEP_TIMEOUT_SECONDS = 1800.0
+RUNNER_CPUS = 1
 LOCAL_CLUSTER_KEYS = ("num_cpus", "num_gpus", "resources", "object_store_memory", "include_dashboard")  # refused where Ray only joins
 DRIVER_VARIABLES = ("VERL_USE_EXTERNAL_MODULES", "TENSORBOARD_DIR", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM")
 _HostRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
@@ -45,7 +46,7 @@ class NonFiniteRunError(RuntimeError):
 
 
 class HungRunError(RuntimeError):
-    """A phase of the run took longer than its limit; the message names the phase and the file with the stacks."""
+    """A phase of the run took longer than its limit; the message names the phase and where to look."""
 
 
 class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
@@ -54,6 +55,10 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
     def trainer_class(self, mode: str) -> Any:
         return trainer_for(mode)
 
+    def start_judges(self, config: DictConfig) -> judge_workers.RunningJudges:
+        """The judges of this run, healthy; errors as `judge_workers.start`."""
+        return judge_workers.start(settings_of(config.faithful_rl.judges))
+
     def run(self, config: DictConfig) -> str:
         """Drive the run; returns the trainer's outcome ("finished", "stopped" or "nonfinite")."""
         run_dir = Path(config.faithful_rl.output_dir)
@@ -61,14 +66,13 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
         faulthandler.enable()
         plugin.register()
         self._started: dict[str, Any] = {}
-        limit = float(config.faithful_rl.get("step_timeout_seconds", STEP_TIMEOUT_SECONDS))
-        watchdog = Watchdog(run_dir / "logs", limit, details=self._hang_details)
+        watchdog = Watchdog(run_dir / "logs", phase_limit(config), details=self._hang_details)
         watchdog.start()
         try:
             with watchdog.phase("start of judges"):
                 store = multiplier_store.create()
                 multiplier_store.write_cluster_file(run_dir)
-                judges = judge_workers.start(settings_of(config.faithful_rl.judges))
+                judges = self.start_judges(config)
                 self._started.update(store=store, judges=judges)  # handles keep the actors alive
             self._control = RunControl(run_dir, watchdog, store, judges.ceilings)
             with watchdog.phase("start of workers and servers"):
@@ -106,6 +110,11 @@ class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
         return {"step": getattr(getattr(self, "trainer", None), "global_steps", None), "prompts being generated": running[:8]}
 
 
+def phase_limit(config: DictConfig) -> float:
+    """Seconds that any phase of a run may take."""
+    return float(config.faithful_rl.get("step_timeout_seconds", STEP_TIMEOUT_SECONDS))
+
+
 def _log_to(path: Path) -> None:
     """Send everything this process prints, C++ libraries included, to one file of the run."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,14 +130,15 @@ def _log_to(path: Path) -> None:
 
 
 class _Launcher:
-    """What `run_ppo` takes for the task runner's class: starts the actor, keeps its handle, and takes the signals.
+    """What `run_ppo` takes for the task runner's class: starts the actor, waits until it runs, keeps its handle, and takes the signals.
 
-    The signals are taken here and not earlier because `ray.init`, which `run_ppo` calls before, sets handlers of its own.
+    The watchdog lives inside the actor, so the time until that one runs is limited here. The signals are taken here and not earlier
+    because `ray.init`, which `run_ppo` calls before, sets handlers of its own.
     """
 
-    def __init__(self, runner_class: type, run_dir: Path) -> None:
-        self._actor_class = ray.remote(num_cpus=1)(runner_class)
-        self._run_dir = run_dir
+    def __init__(self, runner_class: type, run_dir: Path, start_seconds: float) -> None:
+        self._actor_class = ray.remote(num_cpus=RUNNER_CPUS)(runner_class)
+        self._run_dir, self._start_seconds = run_dir, start_seconds
         self._previous: dict[int, Any] = {}
         self.handle: Any = None
 
@@ -136,7 +146,18 @@ class _Launcher:
         if threading.current_thread() is threading.main_thread():
             self._previous = {number: signal.signal(number, self._on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
         self.handle = self._actor_class.remote()
+        self._wait_until_started()
         return self.handle
+
+    def _wait_until_started(self) -> None:
+        try:
+            ray.get(self.handle.__ray_ready__.remote(), timeout=self._start_seconds)
+        except GetTimeoutError:
+            free = ray.available_resources().get("CPU", 0.0)
+            raise HungRunError(
+                f"the task runner did not start within {self._start_seconds:g} s (faithful_rl.step_timeout_seconds): it needs "
+                f"{RUNNER_CPUS} CPU, and {free:g} of the cluster's are free now. End what uses them, or see Ray's logs of this session"
+            ) from None
 
     def _on_signal(self, number: int, frame: Any) -> None:
         """The first signal asks for a checkpoint at the end of the step; a second one is obeyed at once."""
@@ -206,7 +227,7 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
     starts_ray = not ray.is_initialized()
     if starts_ray and config.ray_kwargs.ray_init.address == "local":  # of a cluster that is joined the token is its own business
         make_token()
-    launcher = _Launcher(runner_class, run_dir)
+    launcher = _Launcher(runner_class, run_dir, phase_limit(config))
     try:
         run_ppo(config, task_runner_class=launcher)
         outcome = str(ray.get(launcher.handle.outcome.remote(), timeout=60))

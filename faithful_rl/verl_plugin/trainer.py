@@ -29,6 +29,7 @@ from faithful_rl.metrics import TRAIN_RESPONSE_TOKENS, MetricsWriter, drop_after
 from faithful_rl.run_directory import METRICS, rollout_file, write_status
 from faithful_rl.verl_plugin import (
     checkpoint,
+    finish_signal,
     judge_timing,
     liveness,
     prometheus,
@@ -41,12 +42,13 @@ from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_upd
 from faithful_rl.verl_plugin.heldout import HeldoutEvaluation
 from faithful_rl.verl_plugin.reward_columns import RewardBatch, read_batch, scatter, split_key
 from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY
+from faithful_rl.verl_plugin.rollout_workers import idle_reporters
 from faithful_rl.verl_plugin.run_control import RunControl, settings_of
 from faithful_rl.verl_plugin.step_guard import StepGuard
 
 logger = logging.getLogger(__name__)
 
-POLL_SECONDS = 0.2  # verl looks for finished rollouts every 2 s, which is as long as a whole step of a tiny model
+POLL_SECONDS = 0.2  # verl's 2 s between two looks for finished rollouts are as long as a whole step of a tiny model
 
 
 # The type checker sees verl's base class; at run time the mixin's methods come before those of any of its subclasses.
@@ -70,7 +72,6 @@ class FaithfulTrainerMixin(_Host):
         checkpoint.refuse_unsupported(config)
         self.run_dir = Path(self.settings.output_dir)
         super().__init__(config)
-        self.replay_buffer.poll_interval = POLL_SECONDS
         self.problem = ConstrainedProblem.from_settings(
             settings_of(config.faithful_rl.constraints), self.settings.coverage_floor, self.settings.constraint_patience
         )
@@ -105,6 +106,7 @@ class FaithfulTrainerMixin(_Host):
         self.agent_loop_manager = agent_loop_manager
         self.planned_steps = self.total_training_steps
         self.problem.set_ceilings(self.control.ceilings)
+        self._wait_closely()
         liveness.guard_polling(self.replay_buffer, self._rollout_actors())
         self._writer = MetricsWriter(self.run_dir / METRICS)
         rows = read_metrics(self.run_dir / METRICS)
@@ -115,6 +117,13 @@ class FaithfulTrainerMixin(_Host):
                 self._evaluate("after", self.planned_steps)
         finally:
             self._writer.close()
+
+    def _wait_closely(self) -> None:
+        """A synchronous step ends with its last rollout, of which workers tell; in the other modes only looks into the queue do."""
+        workers = idle_reporters(self.agent_loop_manager)
+        if not workers or self.trainer_mode != "sync":
+            self.replay_buffer.poll_interval = POLL_SECONDS
+        finish_signal.end_sleep_when_finished(self.replay_buffer, workers)
 
     def _rollout_actors(self) -> dict[str, Any]:
         """The actors without which no rollout is ever finished, by readable names."""

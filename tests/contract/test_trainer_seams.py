@@ -214,6 +214,14 @@ def test_agent_loop_workers_can_be_extended_and_pass_uid_session_and_decoding() 
     assert "self.agent_loop_workers_class" in source(agent_loop_tq.AgentLoopManagerTQ.__init__)
 
 
+def test_a_worker_keeps_the_prompts_it_works_on_and_marks_each_finished_before_it_lets_go() -> None:
+    worker = agent_loop_tq.AgentLoopWorkerTQ.__ray_metadata__.modified_class
+    text = source(worker.generate_sequences)
+    assert text.index("self.background_tasks.add(task)") < text.index("task.add_done_callback(self.background_tasks.discard)")
+    prompt = source(worker._run_prompt)
+    assert 'await tq.async_kv_put(key=uid, partition_id=partition_id, tag={"status": status})' in prompt
+
+
 def test_reward_info_lands_in_the_last_outputs_extra_fields() -> None:
     assert parameters(AgentLoopWorker._compute_score) == ["outputs", "kwargs"]
     text = source(AgentLoopWorker._compute_score)
@@ -223,6 +231,7 @@ def test_reward_info_lands_in_the_last_outputs_extra_fields() -> None:
 
 def test_the_replay_buffer_polls_at_an_interval_that_can_be_set_and_cuts_uids_at_underscores() -> None:
     assert "time.sleep(self.poll_interval)" in source(replay_buffer.ReplayBuffer._wait_for_next_poll)
+    assert "last_debug_time = self._wait_for_next_poll(partition_id, last_debug_time)" in source(replay_buffer.ReplayBuffer)
     assert 'key.split("_")[0]' in source(replay_buffer.ReplayBuffer._materialize_batch)
 
 
