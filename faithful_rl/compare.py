@@ -46,7 +46,7 @@ HELP = """keys
   recipes=[A,B,...]   what to train (default: grpo_tiny, fgrpo_fixed_tiny, fgrpo_tiny); the first is also evaluated before training
   seeds=[0,1,2]       one run for each recipe and seed
   out=DIR             runs, logs and results (default: outputs/comparison)
-  jobs=1              runs at a time; two tiny ones did not fit into 24 GiB of memory
+  jobs=1              runs at a time; two tiny ones took 18 GiB of memory
   figure=FILE         also draw the picture there
   anything else       is handed on to every run, as for faithful_rl.main
 
