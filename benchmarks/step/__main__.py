@@ -245,7 +245,7 @@ def statements(result: dict[str, Any]) -> list[str]:
         if key in overhead:
             outside = overhead[key]["outside_judges"]
             lines.append(
-                f"Overhead of ours outside judges, {name}: {_percent(outside)}; with judges {_percent(overhead[key]['with_judges'])}; "
+                f"Overhead of ours outside judges, {name}: {percent(outside)}; with judges {percent(overhead[key]['with_judges'])}; "
                 f"at most {overhead['limit']:.0%}: {overhead[key]['within_limit']}"
             )
     for arm, found in result.get("trl_over", {}).items():
@@ -265,16 +265,22 @@ def statements(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _percent(found: dict[str, float]) -> str:
+def percent(found: dict[str, float]) -> str:
+    """A share with its interval, in percent."""
     return f"{found['value']:+.1%} ({found['low']:+.1%} to {found['high']:+.1%})"
+
+
+def prepare_work(work: Path) -> None:
+    """An empty folder with the mark that it may be made anew."""
+    shutil.rmtree(work, ignore_errors=True)
+    work.mkdir(parents=True)
+    (work / OURS).touch()
 
 
 def measure(options: Options, shared: list[str], console: Console) -> tuple[dict[str, list[Any]], Conditions]:
     """All runs one after the other, each in a process of its own; rows by arm, and what the machine was like before each."""
     work = Path(options.work)
-    shutil.rmtree(work, ignore_errors=True)
-    work.mkdir(parents=True)
-    (work / OURS).touch()
+    prepare_work(work)
     runs: dict[str, list[Any]] = {arm: [] for arm in options.chosen}
     conditions = Conditions()
     for arm, number in schedule(options):
