@@ -39,6 +39,7 @@ POLL_SECONDS = 0.01
 END_SECONDS = 180.0  # for a run to end by itself after its last step
 DEFAULTS = ("arms=instant,fgrpo", "steps=40", "warm_up=3", "out=benchmarks/results/step_turns.json", "work=outputs/benchmarks/step_turns")
 PEER = "verl"
+WHAT = "seconds per training step, ours and stock verl's in turns; overhead is ours over stock verl's step of the same round"
 SAY_EVERY = 10  # rounds
 Rows = dict[str, list[dict[str, float]]]  # by run, one for each step
 
@@ -157,29 +158,51 @@ def measure(arm: str, options: step.Options, shared: list[str], say: Callable[[s
     return {name: of_run[options.warm_up - 1 :] for name, of_run in rows.items()}
 
 
-def report(options: step.Options, rows: Mapping[str, Rows]) -> dict[str, Any]:
-    """The result file's content."""
+def entry(arm: str, options: step.Options, rows: Rows) -> dict[str, Any]:
+    """What the result file says of one pair."""
+    wall = overhead(rows[arm], rows[PEER], "wall")
     return {
-        "what": "seconds per training step, ours and stock verl's in turns; overhead is ours over stock verl's step of the same round",
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "settings": {**asdict(options), "group_size": step.GROUP_SIZE},
+        "settings": {**asdict(options), "arms": arm, "group_size": step.GROUP_SIZE},
         "machine": machine(),
         "code_version": code_version(),
         "versions": versions(),
-        "pairs": {arm: summary(arm, of_pair) for arm, of_pair in rows.items()},
-        "rows": rows,
-    }
-
-
-def summary(arm: str, rows: Rows) -> dict[str, Any]:
-    wall = overhead(rows[arm], rows[PEER], "wall")
-    return {
         "rounds": len(rows[arm]),
         "mean_seconds": {name: float(np.mean([row["wall"] for row in of_run])) for name, of_run in rows.items()},
         "wall": wall,
         "processor": overhead(rows[arm], rows[PEER], "cpu_total"),
+        "limit": step.OVERHEAD_LIMIT,
         "within_limit": step.summary.verdict(wall, step.OVERHEAD_LIMIT),
+        "rows": rows,
     }
+
+
+def add(out: Path, arm: str, found: Mapping[str, Any]) -> None:
+    """Write one pair into the result file, which keeps the other pairs that it has."""
+    pairs = json.loads(out.read_text(encoding="utf-8"))["pairs"] if out.exists() else {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    content = {"what": WHAT, "pairs": {**pairs, arm: found}}
+    out.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+
+
+def sentence(arm: str, found: Mapping[str, Any]) -> str:
+    seconds = found["mean_seconds"]
+    return (
+        f"{step.ARMS[arm]}: {seconds[arm]:.2f} s a step, {step.ARMS[PEER]} {seconds[PEER]:.2f} s; wall {step.percent(found['wall'])}, "
+        f"processor {step.percent(found['processor'])} over {found['rounds']} rounds; at most {found['limit']:.0%}: {found['within_limit']}"
+    )
+
+
+def parse(words: list[str]) -> step.Options:
+    """The command line over this benchmark's own defaults.
+
+    Raises:
+        UsageError: as `step.parse`; or an arm that is not ours.
+    """
+    options = step.parse([*DEFAULTS, *words])
+    if wrong := [arm for arm in options.chosen if arm not in step.OWN]:
+        raise step.UsageError(f"arms={options.arms}: {wrong[0]} is no run of ours; expected some of {', '.join(step.OWN)}")
+    return options
 
 
 def main() -> int:
@@ -189,34 +212,23 @@ def main() -> int:
     console = Console()
     os.chdir(step.PROJECT_ROOT)
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    rows = {}
     try:
-        options = step.parse([*DEFAULTS, *sys.argv[1:]])
+        options = parse(sys.argv[1:])
         shared = step.overrides(options)
         step.check(options, shared)
         step.prepare_work(Path(options.work))
         for arm in options.chosen:
             console.print(f"{step.ARMS[arm]} and {step.ARMS[PEER]} in turns, {options.steps} steps each", highlight=False)
-            rows[arm] = measure(arm, options, shared, console.print)
+            found = entry(arm, options, measure(arm, options, shared, console.print))
+            add(Path(options.out), arm, found)
+            console.print(sentence(arm, found), highlight=False)
     except (step.UsageError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (ChildFailedError, subprocess.TimeoutExpired) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    result = report(options, rows)
-    out = Path(options.out)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    for arm, found in result["pairs"].items():
-        seconds = found["mean_seconds"]
-        console.print(
-            f"{step.ARMS[arm]}: {seconds[arm]:.2f} s a step, {step.ARMS[PEER]} {seconds[PEER]:.2f} s; wall {step.percent(found['wall'])}, "
-            f"processor {step.percent(found['processor'])} over {found['rounds']} rounds; at most {step.OVERHEAD_LIMIT:.0%}: "
-            f"{found['within_limit']}",
-            highlight=False,
-        )
-    console.print(f"Written to {out}")
+    console.print(f"Written to {options.out}")
     return 0
 
 

@@ -1,5 +1,6 @@
 """Two runs that take turns: real processes that write steps, hand-worked ratios."""
 
+import json
 import sys
 import time
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ import pytest
 
 pytest.importorskip("verl")
 from benchmarks.step import processes, turns
-from benchmarks.step.__main__ import parse
+from benchmarks.step.__main__ import UsageError
 
 ANSWER = 60.0  # seconds; only a broken test waits so long
 # Writes `steps` rows, each after a piece of work; a child of its own sleeps beside it, as a run's workers do.
@@ -118,12 +119,26 @@ def test_overhead_is_the_mean_ratio_of_neighbours() -> None:
         turns.overhead(ours[:1], peer[:1], "wall")
 
 
-def test_the_result_says_what_each_pair_found() -> None:
-    options = parse([*turns.DEFAULTS, "arms=instant"])
+def test_the_result_says_what_each_pair_found_and_keeps_the_others(tmp_path: Path) -> None:
+    options = turns.parse(["arms=instant"])
     rows = {"instant": [{"wall": 1.02, "cpu_total": 2.2}] * 4, "verl": [{"wall": 1.0, "cpu_total": 2.0}] * 4}
-    found = turns.report(options, {"instant": rows})
-    pair = found["pairs"]["instant"]
-    assert (pair["rounds"], pair["within_limit"]) == (4, "yes")
-    assert pair["wall"]["value"] == pytest.approx(0.02)
-    assert pair["processor"]["value"] == pytest.approx(0.1)
-    assert pair["mean_seconds"] == pytest.approx({"instant": 1.02, "verl": 1.0})
+    found = turns.entry("instant", options, rows)
+    assert (found["rounds"], found["within_limit"]) == (4, "yes")
+    assert found["wall"]["value"] == pytest.approx(0.02)
+    assert found["processor"]["value"] == pytest.approx(0.1)
+    assert found["mean_seconds"] == pytest.approx({"instant": 1.02, "verl": 1.0})
+    text = turns.sentence("instant", found)
+    assert "1.02 s a step, stock verl, GRPO 1.00 s; wall +2.0% (+2.0% to +2.0%), processor +10.0%" in text
+    assert text.endswith("over 4 rounds; at most 5%: yes")
+    out = tmp_path / "results" / "turns.json"
+    turns.add(out, "fgrpo", {"rounds": 1})
+    turns.add(out, "instant", found)
+    pairs = json.loads(out.read_text())["pairs"]
+    assert pairs["fgrpo"] == {"rounds": 1}
+    assert pairs["instant"]["rows"] == rows
+
+
+def test_stock_verl_is_paired_with_ours_only() -> None:
+    assert turns.parse([]).chosen == ("instant", "fgrpo")
+    with pytest.raises(UsageError, match="trl is no run of ours; expected some of seeded, fgrpo, instant"):
+        turns.parse(["arms=instant,trl"])
