@@ -41,6 +41,7 @@ DEFAULTS = ("arms=instant,fgrpo", "steps=40", "warm_up=3", "out=benchmarks/resul
 PEER = "verl"
 WHAT = "seconds per training step, ours and stock verl's in turns; overhead is ours over stock verl's step of the same round"
 SAY_EVERY = 10  # rounds
+FEWEST_ROUNDS = 2
 Rows = dict[str, list[dict[str, float]]]  # by run, one for each step
 
 
@@ -135,7 +136,7 @@ def overhead(ours: Sequence[Mapping[str, float]], peer: Sequence[Mapping[str, fl
     Raises:
         ValueError: fewer than two rounds, or sides of unequal length.
     """
-    if len(ours) != len(peer) or len(ours) < 2:
+    if len(ours) != len(peer) or len(ours) < FEWEST_ROUNDS:
         raise ValueError(f"need as many steps of both, two or more, got {len(ours)} and {len(peer)}")
     logs = np.log([mine[key] / other[key] for mine, other in zip(ours, peer, strict=True)])
     found = stats.bootstrap((logs,), np.mean, method="percentile", rng=np.random.default_rng(0)).confidence_interval
@@ -155,7 +156,7 @@ def measure(arm: str, options: step.Options, shared: list[str], say: Callable[[s
     finally:
         for runner in runners:
             runner.end()
-    return {name: of_run[options.warm_up - 1 :] for name, of_run in rows.items()}
+    return {name: of_run[max(0, options.warm_up - 1) :] for name, of_run in rows.items()}  # they begin with step 2
 
 
 def entry(arm: str, options: step.Options, rows: Rows) -> dict[str, Any]:
@@ -197,11 +198,13 @@ def parse(words: list[str]) -> step.Options:
     """The command line over this benchmark's own defaults.
 
     Raises:
-        UsageError: as `step.parse`; or an arm that is not ours.
+        UsageError: as `step.parse`; an arm that is not ours; or too few steps for an interval.
     """
     options = step.parse([*DEFAULTS, *words])
     if wrong := [arm for arm in options.chosen if arm not in step.OWN]:
         raise step.UsageError(f"arms={options.arms}: {wrong[0]} is no run of ours; expected some of {', '.join(step.OWN)}")
+    if options.steps - max(1, options.warm_up) < FEWEST_ROUNDS:
+        raise step.UsageError(f"steps={options.steps} with warm_up={options.warm_up}: expected {FEWEST_ROUNDS} or more rounds to measure")
     return options
 
 

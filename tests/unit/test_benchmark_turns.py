@@ -142,3 +142,5 @@ def test_stock_verl_is_paired_with_ours_only() -> None:
     assert turns.parse([]).chosen == ("instant", "fgrpo")
     with pytest.raises(UsageError, match="trl is no run of ours; expected some of seeded, fgrpo, instant"):
         turns.parse(["arms=instant,trl"])
+    with pytest.raises(UsageError, match="steps=4 with warm_up=3: expected 2 or more rounds"):
+        turns.parse(["steps=4"])
