@@ -44,6 +44,7 @@ async def measured(requests: Sequence[JudgeRequest], settings: Mapping[str, Any]
     return {
         "backend": settings["backend"],
         "model": Path(model).name if Path(model).is_absolute() else model,
+        "settings": {name: value for name, value in settings.items() if name not in ("backend", "model")},
         **compared(*(said[mode] for mode in MODES)),
         "cost": cost,
     }
