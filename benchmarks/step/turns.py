@@ -66,9 +66,12 @@ class Runner:
         """
         began = time.monotonic()
         self._signal("resume")
-        while processes.count_lines(self._rows) < rows:
-            if self._child.poll() is not None or time.monotonic() > deadline:
-                state = "no step in time" if self._child.returncode is None else f"exit code {self._child.returncode}"
+        while True:
+            ended = self._child.poll() is not None  # asked before the rows: what it wrote last still counts
+            if processes.count_lines(self._rows) >= rows:
+                break
+            if ended or time.monotonic() > deadline:
+                state = f"exit code {self._child.returncode}" if ended else "no step in time"
                 raise ChildFailedError(f"{self.name}: {state}, step {rows}\n{processes.tail(self._log)}")
             time.sleep(POLL_SECONDS)
         written = time.monotonic()

@@ -1,6 +1,5 @@
 """Workers that say when they are idle end the trainer's sleep. Real Ray actors; a wait that had to run out would take ten minutes."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,15 +10,9 @@ import ray
 
 from faithful_rl.verl_plugin.finish_signal import FinishSignal, end_sleep_when_finished
 
+CPUS = 4  # of the Ray that `cluster` starts
 LONG = 600.0  # seconds that no test may wait
 ANSWER = 120.0
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="finish-signal")
-    yield
-    ray.shutdown()
 
 
 def worker() -> Any:

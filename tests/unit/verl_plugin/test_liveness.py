@@ -1,6 +1,5 @@
 """A dead worker ends the wait for its rollouts. Real Ray actors, one of them killed."""
 
-from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,12 +10,7 @@ import ray
 
 from faithful_rl.verl_plugin import liveness
 
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, namespace="liveness")
-    yield
-    ray.shutdown()
+CPUS = 4  # of the Ray that `cluster` starts
 
 
 def start() -> Any:
