@@ -8,9 +8,9 @@ registration happens at import and `active()` can prove it afterwards.
 Registration must be cheap: it happens in processes that never touch an engine. Whatever needs a heavy
 module waits until that module is imported (post-import hooks).
 
-Beside a torch built for GPUs and without `VERL_PLATFORM=cpu` only two guards are installed, on defects
-that no platform is free of (position ids of equal lengths, a TRL without the class verl wants); both
-leave sound cases alone. The FSDP2 engine for CUDA is verl's own, with the switch for the vision tower.
+Beside a torch built for GPUs and without `VERL_PLATFORM=cpu` only those guards are installed whose defects
+no platform is free of (position ids of equal lengths, a TRL without the class verl wants, two runs' weights
+through one socket); they leave sound cases alone. The FSDP2 engine for CUDA is verl's own, with the switch for the vision tower.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from types import ModuleType
 
 import wrapt
 
-from faithful_rl.verl_plugin.guards import position_ids, process_group, trl_value_head
+from faithful_rl.verl_plugin.guards import position_ids, process_group, trl_value_head, weight_socket
 from faithful_rl.verl_plugin.vllm_plugin import install_guards
 
 STACK = ("verl", "torch", "vllm", "ray", "transformers", "tensordict", "TransferQueue", "torchvision")
@@ -56,6 +56,8 @@ def register() -> None:
         return
     _when_imported("transfer_queue.client", "position_ids", position_ids.apply)
     _when_imported("verl.utils.import_utils", "trl_value_head", trl_value_head.apply)
+    _when_imported("verl.workers.rollout.vllm_rollout.vllm_rollout", "weight_sender", weight_socket.apply_to_sender)
+    _when_imported("verl.workers.rollout.vllm_rollout.vllm_async_server", "weight_receiver", weight_socket.apply_to_receiver)
     _registered.extend(install_guards())
     if os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu":
         _register_cpu()

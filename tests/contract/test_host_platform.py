@@ -42,7 +42,7 @@ def test_on_the_cpu_everything_is_ours() -> None:
     assert activity["platform"] == "cpu"
     assert activity["engine"] == "faithful_rl.verl_plugin.fsdp_engine.CpuFSDPEngineWithLMHead"
     assert activity["replica"] == "faithful_rl.verl_plugin.vllm_server.CpuVllmReplica"
-    assert {"position_ids", "trl_value_head", "vllm_distribution", "process_group"} <= set(activity["guards"])
+    assert {"position_ids", "trl_value_head", "weight_sender", "weight_receiver", "vllm_distribution", "process_group"} <= set(activity["guards"])
     assert activity["versions"]["verl"] == "0.9.1"
 
 
@@ -61,7 +61,7 @@ def test_without_the_cpu_platform_only_guards_that_no_platform_can_do_without() 
     assert done.returncode == 0, done.stderr[-2000:]
     registered, no_cpu_platform, heavy, replica_loader = json.loads(done.stdout.split("ANSWER")[1])
     beside_cpu_torch = {"vllm_distribution", "torchvision_schema", "torchcodec"} if torch.version.cuda is None else set()
-    assert registered[:2] == ["position_ids", "trl_value_head"]
+    assert registered[:4] == ["position_ids", "trl_value_head", "weight_sender", "weight_receiver"]
     assert registered[-1] == "gpu_engine"  # verl's own engine, with the switch for the vision tower
     assert set(registered[2:-1]) <= beside_cpu_torch
     assert no_cpu_platform
