@@ -1,13 +1,14 @@
 """Rows per second and peak memory of data_prep on a metadata set, beside a plain `datasets.map` that does the same.
 
-    python -m benchmarks.data [--rows 100000] [--peer-rows N] [--images 400] [--repeats 2]
+    python -m benchmarks.data [--rows 100000] [--images 400] [--repeats 2]
 
 The set has the layout of Visual-CoT's metadata files: one JSON line for each question, its image as a file of its own. Every arm turns each
 row into the same RL row: it reads the line, opens and decodes the image once (a truncated one must be found), clips and checks the boxes,
 writes prompt, image bytes and `extra_info` with verl's columns into one parquet file with row groups of 200. `datasets` does it with
 `load_dataset("json").map(...).to_parquet(...)`, with one process and with as many as there are cores; data_prep also counts rejects,
-checks uids, hashes its files and writes a manifest. Arms run in turns, each in a process of its own; the time includes its start. Peak
-memory is that of the largest process of an arm (the system's `ru_maxrss`), and of all its processes together, sampled ten times a second.
+checks uids, hashes its files and writes a manifest. All arms take the same rows, in turns and in an order that alternates, each in a
+process of its own; the time includes its start. Peak memory is that of the largest process of an arm (the system's `ru_maxrss`), and of
+all its processes together, sampled ten times a second. `beside` divides ours by each peer's: above 1 is faster, below 1 is smaller.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ RESULTS = Path(__file__).parent / "results" / "data.json"
 WIDTH, HEIGHT = 500, 336
 SECONDS_FOR_ONE_ARM = 3600.0
 LIMIT_MIB = 1024.0
+COMPARED = ("rows_per_second", "rows_per_processor_second", "all_processes_mib")
 
 
 def make_set(directory: Path, rows: int, images: int) -> None:
@@ -72,7 +74,7 @@ def run_datasets(directory: Path, out: Path, processes: int) -> None:
 
     from data_prep.frames import MAX_PIXELS, MIN_PIXELS
     from data_prep.prompts import SYSTEM_PROMPTS, user_content
-    from data_prep.writers.rl import SCHEMA
+    from data_prep.rl_schema import SCHEMA
 
     root = directory / "cot_image_data" / "cub"
 
@@ -181,13 +183,12 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
     return {key: round(statistics.median(run[key] for run in runs), 1) for key in runs[0]}
 
 
-def benchmark(rows: int, peer_rows: int, images: int, repeats: int) -> dict[str, Any]:
+def benchmark(rows: int, images: int, repeats: int) -> dict[str, Any]:
     cores = len(os.sched_getaffinity(0))
     arms = ["data_prep", "datasets:1", *([f"datasets:{cores}"] if cores > 1 else [])]
     work = Path(tempfile.mkdtemp(prefix="benchmark-data-"))
     try:
         make_set(work / "set", rows, images)
-        make_set(work / "fewer", peer_rows, images)
         make_set(work / "quarter", rows // 4, images)
         quarter = measure("data_prep", work / "quarter", rows // 4)
         runs: dict[str, list[dict[str, float]]] = {arm: [] for arm in arms}
@@ -195,8 +196,7 @@ def benchmark(rows: int, peer_rows: int, images: int, repeats: int) -> dict[str,
         for repeat in range(repeats):
             for arm in arms if repeat % 2 == 0 else reversed(arms):
                 load.append(round(os.getloadavg()[0], 2))
-                peer = arm.startswith("datasets")
-                runs[arm].append(measure(arm, work / ("fewer" if peer else "set"), peer_rows if peer else rows))
+                runs[arm].append(measure(arm, work / "set", rows))
                 print(arm, runs[arm][-1], flush=True)
     finally:
         shutil.rmtree(work)
@@ -205,7 +205,6 @@ def benchmark(rows: int, peer_rows: int, images: int, repeats: int) -> dict[str,
     return {
         "settings": {
             "rows": rows,
-            "rows_of_datasets": peer_rows,
             "images": images,
             "image": f"{WIDTH} x {HEIGHT} JPEG",
             "repeats": repeats,
@@ -217,24 +216,21 @@ def benchmark(rows: int, peer_rows: int, images: int, repeats: int) -> dict[str,
         "peak_mib": peak,
         "peak_below_limit": bool(peak < LIMIT_MIB),
         "peak_growth_from_a_quarter": round(peak / quarter["all_processes_mib"], 3),
-        "rows_per_second_beside_datasets": _beside(results, "rows_per_second"),
-        "rows_per_processor_second_beside_datasets": _beside(results, "rows_per_processor_second"),
+        "beside": {
+            arm: {key: round(results["data_prep"][key] / found[key], 2) for key in COMPARED}
+            for arm, found in results.items()
+            if arm != "data_prep"
+        },
         "load_before_runs": load,
         "busy_machine": bool(max(load) > 0.5 * cores + 1.0),
     }
 
 
-def _beside(results: dict[str, dict[str, float]], key: str) -> dict[str, float]:
-    """data_prep's value divided by that of each `datasets` arm."""
-    return {arm: round(results["data_prep"][key] / found[key], 2) for arm, found in results.items() if arm.startswith("datasets")}
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=100_000)
-    parser.add_argument("--peer-rows", type=int, default=0, help="rows for the datasets arms; 0: as many as ours")
     parser.add_argument("--images", type=int, default=400)
-    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--repeats", type=int, default=2, help="of every arm, at least 2")
     parser.add_argument("--peer", type=int, default=0, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--out", type=Path, help=argparse.SUPPRESS)
@@ -242,11 +238,13 @@ def main() -> int:
     if arguments.peer:
         run_datasets(arguments.directory, arguments.out, arguments.peer)
         return 0
-    measured = benchmark(arguments.rows, arguments.peer_rows or arguments.rows, arguments.images, arguments.repeats)
+    if arguments.repeats < 2:
+        parser.error("--repeats: at least 2, or one busy moment decides the result")
+    measured = benchmark(arguments.rows, arguments.images, arguments.repeats)
     result = {"benchmark": "data", "code_version": code_version(), "versions": versions(), "machine": machine(), **measured}
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    print(json.dumps({key: result[key] for key in ("medians", "peak_mib", "rows_per_processor_second_beside_datasets")}, indent=2))
+    print(json.dumps({key: result[key] for key in ("medians", "peak_mib", "beside", "busy_machine")}, indent=2))
     return 0
 
 

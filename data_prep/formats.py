@@ -12,6 +12,7 @@ from data_prep.frames import Frame
 from data_prep.manifest import write_text
 from data_prep.prompts import system_prompt
 from data_prep.record import Record
+from data_prep.rl_schema import SCHEMA
 from data_prep.writers import llama_factory, rl, sft
 from data_prep.writers.parquet import Written, merge
 from faithful_rl.config import ConfigError
@@ -48,7 +49,7 @@ def _llama_factory_part(records: Sequence[Record], path: Path, first: int, parts
 
 
 def _join_rl(files: Sequence[Path], parts: Path, out: Path, name: str) -> dict[str, Path]:
-    return _joined(merge(files, out / f"{name}.parquet", rl.SCHEMA))
+    return _joined(merge(files, out / f"{name}.parquet", SCHEMA))
 
 
 def _join_sft(files: Sequence[Path], parts: Path, out: Path, name: str) -> dict[str, Path]:

@@ -9,7 +9,7 @@ import base64
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -29,6 +29,7 @@ from data_prep.prompts import LETTERS, letter
 from data_prep.record import Unusable
 from data_prep.writers.parquet import read_rows
 from faithful_rl.config import ConfigError
+from faithful_rl.provenance import read_manifest
 from faithful_rl.response import box_spans, parse_box
 from faithful_rl.types import Box
 
@@ -64,7 +65,8 @@ class Sheet:
 
 
 def inspect(path: Path, *, rows: int = 12, out: Path | None = None, seed: int | None = None, console: Console | None = None) -> Path | None:
-    """Print `rows` rows of an RL, SFT or LLaMA-Factory file (the first ones, or a random draw by `seed`) and draw them to `out`.
+    """Print `rows` rows of an RL, SFT or LLaMA-Factory file (the first ones, or a random draw by `seed`) and draw them to `out`; of a
+    `rejects.jsonl` the reasons and the source rows as they were.
 
     Args:
         out: an `.html` or `.png` file; None: only the table.
@@ -73,13 +75,14 @@ def inspect(path: Path, *, rows: int = 12, out: Path | None = None, seed: int | 
         `out`.
 
     Raises:
-        ConfigError: no such file, not one of the three formats, or another suffix of `out`.
+        ConfigError: no such file, not one of these formats, or another suffix of `out`.
     """
     if out is not None and out.suffix not in (".html", ".png"):
         raise ConfigError("out", str(out), "a file ending in .html or .png", "Correct out=.")
     shown = [_sheet(number, row, path) for number, row in _drawn(path, rows, seed)]
     if not shown:
-        raise ConfigError("inspect", f"{path} without rows", "at least one row", "Make the file again.")
+        fix = "No row was rejected." if path.suffix == ".jsonl" else "Make the file again."
+        raise ConfigError("inspect", f"{path} without rows", "at least one row", fix)
     _print(shown, path, console or Console())
     if out is None:
         return None
@@ -100,7 +103,8 @@ def _drawn(path: Path, rows: int, seed: int | None) -> Iterator[tuple[int, Mappi
         if path.suffix == ".parquet":
             total, stream = pq.ParquetFile(path).metadata.num_rows, read_rows(path)
         else:
-            listed = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            listed = [json.loads(line) for line in text.split("\n") if line] if path.suffix == ".jsonl" else json.loads(text)
             if not isinstance(listed, list) or not all(isinstance(row, dict) for row in listed):
                 raise ConfigError("inspect", f"{path}, which is no list of rows", "a parquet file or a JSON list", "Inspect another file.")
             total, stream = len(listed), iter(listed)
@@ -133,8 +137,11 @@ def _sheet(number: int, row: Mapping[str, Any], path: Path) -> Sheet:
         sheet, cells = _sft_sheet(number, row)
     elif "conversations" in row:
         sheet, cells = _llama_factory_sheet(number, row)
+    elif "source_row" in row:
+        return _reject_sheet(row)
     else:
-        raise ConfigError("inspect", f"columns {', '.join(row)}", "an RL, SFT or LLaMA-Factory file", "Inspect another file.")
+        expected = "an RL, SFT or LLaMA-Factory file, or rejects.jsonl"
+        raise ConfigError("inspect", f"columns {', '.join(row)}", expected, "Inspect another file.")
     folder = path if path.is_dir() else path.parent
     try:
         sheet.pictures = [opened(load_image(cell, root=folder)[0]) for cell in cells]
@@ -143,7 +150,7 @@ def _sheet(number: int, row: Mapping[str, Any], path: Path) -> Sheet:
     while len(sheet.boxes) < len(sheet.pictures):
         sheet.boxes.append([])
     if sheet.response and sheet.pictures and not sheet.problem:
-        sheet.boxes[0] += _cited(sheet.response, _frame(folder), sheet.pictures[0].size)
+        sheet.boxes[0] += _cited(sheet.response, _frame(folder, cells[0]), sheet.pictures[0].size)
     return sheet
 
 
@@ -178,11 +185,30 @@ def _llama_factory_sheet(number: int, row: Mapping[str, Any]) -> tuple[Sheet, li
     return Sheet(number, "", "", "", human.replace("<image>", ""), [], "", gpt, "{}"), list(row["images"])
 
 
-def _frame(folder: Path) -> Frame:
-    """The frame that the responses of a data set are written in: its manifest's, else the pinned one."""
-    made = manifest.read(folder) or {}
+def _reject_sheet(row: Mapping[str, Any]) -> Sheet:
+    """A row that was not used: its number in the source, the reason, and the fields as they were, binary ones by their length."""
+    fields, reason = _json(_without_bytes(row["source_row"])), str(row.get("reason", ""))
+    sheet = Sheet(int(row.get("row", -1)), str(row.get("uid", "")), "", reason, "", [], "", "", fields)
+    sheet.problem = f"{reason}: {row.get('detail')}"
+    return sheet
+
+
+def _without_bytes(value: Any) -> Any:
+    if isinstance(value, dict):
+        if set(value) == {"base64"} and isinstance(value["base64"], str):
+            return f"{len(value['base64']) * 3 // 4 - value['base64'].count('=')} bytes"
+        return {key: _without_bytes(item) for key, item in value.items()}
+    return [_without_bytes(item) for item in value] if isinstance(value, list) else value
+
+
+def _frame(folder: Path, cell: Any) -> Frame:
+    """The frame that a response is written in: the limits that its image carries, else its manifest's, else the pinned one."""
+    made = read_manifest(folder) or {}
     stated = made.get("settings", {}).get("frame")
-    return Frame(**stated) if stated else Frame()
+    frame = Frame(**stated) if stated else Frame()
+    if isinstance(cell, Mapping) and cell.get("min_pixels") and cell.get("max_pixels"):
+        return replace(frame, chain="verl", min_pixels=int(cell["min_pixels"]), max_pixels=int(cell["max_pixels"]))
+    return frame
 
 
 def _cited(response: str, frame: Frame, image_wh: tuple[int, int]) -> list[Drawn]:
@@ -204,7 +230,9 @@ def _print(shown: list[Sheet], path: Path, console: Console) -> None:
     for sheet in shown:
         sizes = ", ".join(f"{picture.width}x{picture.height}" for picture in sheet.pictures) or sheet.problem
         boxes = sum(len(boxes) for boxes in sheet.boxes)
-        question = "\n".join([_short(sheet.question, 300), *(f"{letter(i)}) {text}" for i, text in enumerate(sheet.options))])
+        question = "\n".join(
+            [_short(sheet.question or sheet.details, 300), *(f"{letter(i)}) {text}" for i, text in enumerate(sheet.options))]
+        )
         cells = (
             str(sheet.number),
             f"{sheet.uid}\n{sheet.task_type}",
@@ -266,7 +294,7 @@ def _tile(sheet: Sheet, width: int) -> Pillow.Image:
     options = [f"{letter(i)}) {text}" for i, text in enumerate(sheet.options)]
     lines = [f"{sheet.number}  {sheet.uid}  {sheet.task_type}"]
     for text in (
-        _short(sheet.question, 400),
+        _short(sheet.question or sheet.details, 400),
         *options,
         f"answer: {sheet.gold}" if sheet.gold else "",
         _short(sheet.response, 600),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +29,13 @@ def fingerprint(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
-def source_files(location: Path, limit_bytes: int = 64 * 2**30) -> dict[str, dict[str, Any]]:
-    """Size and SHA-256 of a file, or of every data file (parquet, JSON, CSV, ...) below a directory; images are not hashed one by one.
-
-    Above `limit_bytes` in all, only names and sizes are recorded.
-    """
-    suffixes = {".parquet", ".json", ".jsonl", ".csv", ".tsv", ".zip"}
-    found = [location] if location.is_file() else sorted(path for path in _walk(location) if path.suffix in suffixes)
-    total = sum(path.stat().st_size for path in found)
-    entries = {}
-    for path in found:
-        name = path.name if location.is_file() else path.relative_to(location).as_posix()
-        entries[name] = {"bytes": path.stat().st_size, "sha256": sha256(path) if total <= limit_bytes else None}
-    return entries
-
-
-def _walk(location: Path) -> list[Path]:
-    """Files of a directory and of its direct children: data files lie there, image trees lie deeper and hold millions."""
-    here = [path for path in location.iterdir() if path.is_file()]
-    below = [path for child in location.iterdir() if child.is_dir() for path in child.iterdir() if path.is_file()]
-    return here + below
+def source_files(location: Path, files: Sequence[Path]) -> dict[str, dict[str, Any]]:
+    """Size and SHA-256 of the data files that a source reads (`Source.files`), by their path below `location`. Images that lie beside
+    them are not hashed one by one."""
+    return {
+        path.name if location.is_file() else path.relative_to(location).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in files
+    }
 
 
 def build(kind: str, settings: Mapping[str, Any], sources: Mapping[str, Any], files: Mapping[str, Path], **more: Any) -> dict[str, Any]:

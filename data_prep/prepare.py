@@ -6,29 +6,31 @@ interrupted or not. `manifest.json` is written last.
 
 from __future__ import annotations
 
-import json
+import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from data_prep import hub, manifest
+from data_prep import hub, manifest, rejects
 from data_prep.formats import Format, get_format
 from data_prep.frames import Frame
+from data_prep.lock import LOCK, held
+from data_prep.parts import PARTS, Parts
 from data_prep.prompts import system_prompt
-from data_prep.record import FILTERED, Record, Reject
-from data_prep.rejects import DEFAULT_SHARE, Tally, TooManyRejects, check_share, line
+from data_prep.record import Record, Reject
+from data_prep.rejects import DEFAULT_SHARE, TooManyRejects, check_share
 from data_prep.sources import Source, get
 from faithful_rl.config import ConfigError
 
 PART_ROWS = 500  # source rows
 PART_BYTES = 64 * 2**20  # of images held in memory; a part is closed early above it
-PARTS = ".parts"
-REJECTS = "rejects.jsonl"
-# Options that change no byte of the result.
+REJECTS = rejects.FILE
+# Options that change no byte of the result, and the image root, which stands in the settings as the directory that it is.
 _SILENT = ("workers", "images")
+_FILE_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 Progress = Callable[[int, int | None], None]  # (source rows done, of how many)
 
@@ -43,7 +45,7 @@ class Job:
         limit: at most so many source rows, from the start; None: all.
         sample: so many source rows drawn at random by the seed; None: all.
         reject_share: in [0, 1]; with more rejects than this share of the rows the run fails.
-        pinned: hub revisions must be full commits.
+        revision: of a hub id, a full commit; may also stand behind its `@`.
     """
 
     source: str
@@ -58,7 +60,6 @@ class Job:
     frame: Frame | None = None
     reject_share: float = DEFAULT_SHARE
     revision: str | None = None
-    pinned: bool = False
 
     def __post_init__(self) -> None:
         for name in ("limit", "sample"):
@@ -73,23 +74,34 @@ def prepare(job: Job, progress: Progress | None = None) -> dict[str, Any]:
     """Make the data set of `job`, or continue it; returns its manifest. A finished data set is checked against its hashes and left.
 
     Raises:
-        ConfigError: a wrong option or location, another data set in `out`, a full disk.
+        ConfigError: a wrong option or location, another data set in `out`, another process that makes one there, a full disk.
         TooManyRejects: more rejects than `reject_share`; `rejects.jsonl` lies in `out/.parts` then.
     """
     plan = _plan(job)
-    existing = manifest.read(job.out)
+    finished = _finished(job.out, plan)  # nobody writes in a finished one, which may lie where we may not write
+    if finished is not None:
+        return finished
+    with held(job.out):
+        return _finished(job.out, plan) or _prepared(job, plan, progress)
+
+
+def _finished(out: Path, plan: _Plan) -> dict[str, Any] | None:
+    existing = manifest.read(out)
     if existing is not None:
-        _same(job.out, existing, plan)
-        manifest.intact(job.out, existing)
-        return existing
+        _same(out, existing, plan)
+        manifest.intact(out, existing)
+    return existing
+
+
+def _prepared(job: Job, plan: _Plan, progress: Progress | None) -> dict[str, Any]:
     _usable(job.out)
-    parts = _Parts(job.out / PARTS, plan.settings_key)
+    parts = Parts(job.out / PARTS, plan.settings_key)
     try:
         _convert(job, plan, parts, progress)
         check_share(job.source, parts.tally, job.reject_share, str(parts.directory / REJECTS))
     except TooManyRejects:
-        parts.write_rejects(parts.directory / REJECTS)
-        parts.clear(keep=REJECTS)  # corrected images would otherwise stay rejected in the parts
+        parts.write_rejects(parts.directory)
+        parts.clear(keep=(REJECTS, rejects.FOLDER))  # corrected images would otherwise stay rejected in the parts
         raise
     if parts.tally.kept == 0:
         raise ConfigError(f"{job.source}", "no usable row", "at least one", f"Look at limit, sample and options.\n{parts.tally.table()}")
@@ -119,11 +131,13 @@ def _plan(job: Job) -> _Plan:
     if frame.chain != wanted.chain:
         raise ConfigError("frame", repr(frame.chain), f"{wanted.chain} for format={wanted.name}", "Leave frame= out.")
     files = source.hub_files(options) if source.hub_files else None
-    located = hub.locate(job.location, revision=job.revision, files=files, pinned=job.pinned, key=f"{job.source}.in")
+    source.check_root(options, f"{job.source}.images")
+    located = hub.locate(job.location, revision=job.revision, files=files, key=f"{job.source}.in")
     settings = {
         "source": source.name,
         "source_version": source.version,
         "options": {key: _plain(value) for key, value in sorted(options.items()) if key not in _SILENT},
+        "images": _image_root(source, located, options),
         "seed": job.seed,
         "limit": job.limit,
         "sample": job.sample,
@@ -133,7 +147,20 @@ def _plan(job: Job) -> _Plan:
         "frame": frame.as_dict(),
     }
     name = str(options.get("split") or "train")
-    return _Plan(source, options, located, wanted, frame, settings, manifest.source_files(located.path), name)
+    if not _FILE_NAME.fullmatch(name):
+        raise ConfigError(f"{job.source}.split", repr(name), "a word that can name a file", "Correct split=.")
+    read = manifest.source_files(located.path, source.files(located.path, options))
+    return _Plan(source, options, located, wanted, frame, settings, read, name)
+
+
+def _image_root(source: Source, located: hub.Located, options: Mapping[str, Any]) -> str | None:
+    """What names the images, which are not hashed one by one: their root; inside a data set of the hub its commit, wherever it is kept."""
+    root = source.root(located.path, options)
+    if root is None:
+        return None
+    if located.revision and root.is_relative_to(located.path):
+        return f"{located.origin}@{located.revision}/{root.relative_to(located.path).as_posix()}"
+    return str(root.resolve())
 
 
 def _plain(value: Any) -> Any:
@@ -151,13 +178,11 @@ def _same(out: Path, existing: dict[str, Any], plan: _Plan) -> None:
 
 
 def _usable(out: Path) -> None:
-    if out.exists() and not out.is_dir():
-        raise ConfigError("out", f"the file {out}", "a directory", "Choose another out=DIR.")
-    if out.is_dir() and any(out.iterdir()) and not (out / PARTS).is_dir():
+    if any(path.name != LOCK for path in out.iterdir()) and not (out / PARTS).is_dir():
         raise ConfigError("out", f"{out} with other files", "an absent or empty directory", "Choose another out=DIR.")
 
 
-def _convert(job: Job, plan: _Plan, parts: _Parts, progress: Progress | None) -> None:
+def _convert(job: Job, plan: _Plan, parts: Parts, progress: Progress | None) -> None:
     total = plan.source.count(plan.located.path, plan.options) if plan.source.count else None
     total = min(total, job.limit) if total is not None and job.limit else total
     wanted: frozenset[int] | None = None
@@ -174,11 +199,11 @@ def _convert(job: Job, plan: _Plan, parts: _Parts, progress: Progress | None) ->
         options=plan.options,
         chosen=lambda row: row >= start and (wanted is None or row in wanted),
     )
-    for items in _batches(stream):
+    for items in _batches(parts.unseen(stream)):
         parts.add(items, plan.format, job.prompt, plan.frame)
         if progress:
             progress(parts.rows, total)
-        if total and parts.tally.rejects > job.reject_share * total:
+        if parts.tally.broken or (total and parts.tally.rejects > job.reject_share * total):
             check_share(job.source, parts.tally, job.reject_share, str(parts.directory / REJECTS))
 
 
@@ -199,90 +224,16 @@ def _batches(stream: Iterator[Record | Reject]) -> Iterator[list[Record | Reject
         yield items
 
 
-class _Parts:
-    """Complete parts of an unfinished data set: `part-N<suffix>`, `part-N.rejects.jsonl` and, written last, `part-N.json`."""
-
-    def __init__(self, directory: Path, settings_key: str) -> None:
-        self.directory = directory
-        self.tally = Tally()
-        self.files: list[Path] = []
-        self.rows = 0  # source rows behind the parts
-        self.end_row = 0  # the next run begins here
-        self._uids: set[str] = set()
-        key = directory / "settings.json"
-        if not key.is_file() or key.read_text(encoding="utf-8") != settings_key:
-            self.clear()  # parts of other settings or other input
-        directory.mkdir(parents=True, exist_ok=True)
-        manifest.write_text(key, settings_key)
-        self._read()
-
-    def _read(self) -> None:
-        counts: dict[str, Any] = {}
-        while (state_file := self.directory / f"part-{len(self.files):05d}.json").is_file():
-            state = json.loads(state_file.read_text(encoding="utf-8"))
-            if state["end_row"] < 0:  # a source without row numbers cannot be continued
-                self.clear()
-                self.files, self._uids, counts = [], set(), {}
-                self.rows = self.end_row = 0
-                break
-            self.files.append(self.directory / state["file"])
-            self.rows, self.end_row, counts = state["rows"], state["end_row"], state["tally"]
-            self._uids.update(state["uids"])
-        self.tally = Tally(counts)
-
-    def add(self, items: list[Record | Reject], form: Format, prompt: str, frame: Frame) -> None:
-        number = len(self.files)
-        first = self.tally.kept
-        kept: list[Record] = []
-        rejects: list[Reject] = []
-        for item in items:
-            if isinstance(item, Record) and item.uid in self._uids:
-                item = Reject(item.uid, {"question": item.question}, "duplicate_uid", "this uid stands above", row=item.row)
-            self.tally.add(item)
-            if isinstance(item, Record):
-                self._uids.add(item.uid)
-                kept.append(item)
-            elif item.reason != FILTERED:
-                rejects.append(item)
-        path = self.directory / f"part-{number:05d}{form.suffix}"
-        form.write_part(kept, path, first, self.directory, prompt, frame)
-        text = "".join(f"{line(reject)}\n" for reject in rejects)
-        manifest.write_text(self.directory / f"part-{number:05d}.{REJECTS}", text)
-        self.rows += len({item.row for item in items}) if items[0].row >= 0 else len(items)
-        self.end_row = items[-1].row + 1 if items[-1].row >= 0 else -1
-        state = {
-            "file": path.name,
-            "rows": self.rows,
-            "end_row": self.end_row,
-            "tally": self.tally.as_dict(),
-            "uids": [record.uid for record in kept],
-        }
-        manifest.write_text(self.directory / f"part-{number:05d}.json", json.dumps(state))
-        self.files.append(path)
-
-    def write_rejects(self, path: Path) -> None:
-        """All rejects so far in one file."""
-        texts = [(self.directory / f"part-{number:05d}.{REJECTS}").read_text(encoding="utf-8") for number in range(len(self.files))]
-        manifest.write_text(path, "".join(texts))
-
-    def clear(self, keep: str = "") -> None:
-        if not self.directory.is_dir():
-            return
-        for path in self.directory.iterdir():
-            if path.name != keep:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-
-
-def _finish(job: Job, plan: _Plan, parts: _Parts) -> dict[str, Any]:
+def _finish(job: Job, plan: _Plan, parts: Parts) -> dict[str, Any]:
     files = plan.format.join(parts.files, parts.directory, job.out, plan.name)
-    parts.write_rejects(job.out / REJECTS)
+    parts.write_rejects(job.out)
     source = {
         "licence": plan.source.licence,
         "home": plan.source.home,
         "origin": plan.located.origin,
         "revision": plan.located.revision,
         "files": plan.input_files,
-        "images": str(plan.options["images"]),
+        "images": plan.settings["images"],
         "rows_read": parts.rows,
         **parts.tally.as_dict(),
     }
@@ -290,7 +241,7 @@ def _finish(job: Job, plan: _Plan, parts: _Parts) -> dict[str, Any]:
         plan.format.name,
         plan.settings,
         {plan.source.name: source},
-        {**files, REJECTS: job.out / REJECTS},
+        {**files, **rejects.files(job.out)},
         rows={path.name: parts.tally.kept for path in files.values() if path.name != "dataset_info.json"},
         reject_share=job.reject_share,
     )

@@ -3,23 +3,22 @@
 A recipe is a YAML file (`data_prep/recipes/NAME.yaml`, or a path):
 
     description: one line
-    seed: 0
-    reject_share: 0.01
-    prompt: think
-    frame: {min_pixels: 3136, max_pixels: 1003520}
-    val_rows: 500                 # of the mixture, held out as val.parquet
-    curation: {}                  # steps between pools and mixture; {} takes a plain random sample of every pool
+    val_rows: 500                 # of the mixture, held out as val.parquet; default 0
+    curation: {duplicates: true}  # steps between pools and mixture; without any a plain random sample of every pool is taken
     sources:
-      sat: {source: sat, in: null, revision: null, amount: 15700, pool: 30000, options: {split: train}}
+      sat: {amount: 15700, pool: 30000}
 
-`in` is a local path or a hub id; a hub id needs `revision`, the full commit. Every key may be overridden on the command line:
-`sat.in=/data/SAT_train.parquet seed=1`.
+and, where another value than the default is wanted, `seed` (0), `reject_share` (0.01), `prompt` (think), `frame` (the limits pinned in
+`data_prep.frames`), and of a source `source` (its name in the recipe), `pool` (all rows), `options` (the source's own). `in` is a local
+path or a hub id with its full commit, `OWNER/NAME@COMMIT` (or the commit as `revision`). Every key may be overridden on the command
+line: `sat.in=/data/SAT_train.parquet seed=1`.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from random import Random
@@ -31,12 +30,12 @@ from data_prep import manifest
 from data_prep.curation.settings import read_settings, ready
 from data_prep.frames import Frame, from_mapping
 from data_prep.hub import recognised
-from data_prep.prepare import REJECTS, Job, Progress, prepare
+from data_prep.lock import held
+from data_prep.mixture import Selection, pool_file, write_dropped, write_mixture, write_rejects
+from data_prep.prepare import Job, Progress, prepare
 from data_prep.prompts import system_prompt
 from data_prep.rejects import DEFAULT_SHARE
 from data_prep.sources import get
-from data_prep.writers.parquet import Written, read_rows, write_rows
-from data_prep.writers.rl import SCHEMA
 from faithful_rl.config import ConfigError
 
 FOLDER = Path(__file__).parent / "recipes"
@@ -83,14 +82,6 @@ class Recipe:
         }
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """What curation decided: row numbers of each pool in ascending order, and its counts for the manifest (JSON-able)."""
-
-    rows: Mapping[str, list[int]]
-    report: Mapping[str, Any] = field(default_factory=dict)
-
-
 def names() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
@@ -116,7 +107,8 @@ def read_recipe(name: str, overrides: Mapping[str, str] | None = None) -> Recipe
 
 
 def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callable[[str], Progress] | None = None) -> dict[str, Any]:
-    """Make every pool (`out/pools/NAME`), curate, mix, and write `train.parquet`, `val.parquet`, `rejects.jsonl` and the manifest.
+    """Make every pool (`out/pools/NAME`), curate, mix, and write `train.parquet`, `val.parquet`, `rejects.jsonl`, `dropped.jsonl` and
+    the manifest.
 
     What is finished is not done again. `limit` caps every amount and pool, for a quick look.
 
@@ -133,6 +125,12 @@ def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callab
             f"{missing[0]}.in", "nothing", "a local path or a hub id", f"Add {' '.join(f'{name}.in=PATH' for name in missing)}."
         )
     _check(recipe)
+    # A finished one may lie where we may not write.
+    with nullcontext() if manifest.read(out) is not None else held(out):
+        return _made(recipe, out, progress)
+
+
+def _made(recipe: Recipe, out: Path, progress: Callable[[str], Progress] | None) -> dict[str, Any]:
     pools: dict[str, Path] = {}
     made: dict[str, dict[str, Any]] = {}
     for name, part in recipe.sources.items():
@@ -146,14 +144,14 @@ def run(recipe: Recipe, out: Path, *, limit: int | None = None, progress: Callab
         manifest.intact(out, existing)
         return existing
     selection = _curated(recipe, pools, out, progress) if recipe.curation else plain_selection(recipe, pools, made)
-    files = write_mixture(recipe, pools, selection, out)
-    manifest.write_text(out / REJECTS, "".join((pool / REJECTS).read_text(encoding="utf-8") for pool in pools.values()))
+    files = write_mixture(pools, selection, out, seed=recipe.seed, val_rows=recipe.val_rows)
+    dropped = write_dropped(pools, selection, out)
     counts = {name: len(rows) for name, rows in selection.rows.items()}
     result = manifest.build(
         "rl",
         recipe.settings(),
         sources,
-        {**{written.path.name: written.path for written in files}, REJECTS: out / REJECTS},
+        {**{written.path.name: written.path for written in files}, **write_rejects(pools, out), dropped.name: dropped},
         rows={written.path.name: written.rows for written in files},
         chosen=counts,
         curation=dict(selection.report),
@@ -168,8 +166,17 @@ def _check(recipe: Recipe) -> None:
     if recipe.curation:
         ready(read_settings(recipe.curation))
     for name, part in recipe.sources.items():
-        get(part.source).resolved(part.options)
-        recognised(str(part.location), revision=part.revision, pinned=True, key=f"{name}.in")
+        source = get(part.source)
+        options = source.resolved(part.options)
+        source.check_root(options, f"{name}.images")
+        path, repo, _ = recognised(str(part.location), revision=part.revision, key=f"{name}.in")
+        if repo is not None:
+            continue
+        try:
+            source.files(path, options)
+        except ConfigError as error:
+            key = f"{name}.in" if error.key == "in" else error.key
+            raise ConfigError(key, error.found, error.expected, error.fix) from error
 
 
 def plain_selection(recipe: Recipe, pools: Mapping[str, Path], made: Mapping[str, Mapping[str, Any]]) -> Selection:
@@ -181,50 +188,6 @@ def plain_selection(recipe: Recipe, pools: Mapping[str, Path], made: Mapping[str
             _enough(name, part, kept)
         rows[name] = sorted(Random(f"mix/{recipe.seed}/{name}").sample(range(kept), min(kept, part.amount)))
     return Selection(rows)
-
-
-def pool_file(pool: Path) -> Path:
-    """The parquet file of a pool. Raises ConfigError where there is none."""
-    found = sorted(pool.glob("*.parquet"))
-    if len(found) != 1:
-        raise ConfigError(str(pool), f"{len(found)} parquet files", "one", "Remove the directory and run again.")
-    return found[0]
-
-
-def write_mixture(recipe: Recipe, pools: Mapping[str, Path], selection: Selection, out: Path) -> list[Written]:
-    """Write the chosen rows, well mixed and numbered anew; `val_rows` of them, drawn by the seed, become `val.parquet`."""
-    total = sum(len(rows) for rows in selection.rows.values())
-    if total <= recipe.val_rows:
-        raise ConfigError("val_rows", recipe.val_rows, f"fewer than the {total} rows of the mixture", "Lower val_rows=.")
-    held_out = frozenset(Random(f"val/{recipe.seed}").sample(range(total), recipe.val_rows))
-
-    def rows(split: str) -> Iterator[dict[str, Any]]:
-        index = 0
-        for position, row in enumerate(mixed(pools, selection, recipe.seed)):
-            if (position in held_out) == (split == "val"):
-                row["extra_info"].update(index=index, split=split)
-                index += 1
-                yield row
-
-    splits = ("train", "val") if held_out else ("train",)
-    return [write_rows(rows(split), out / f"{split}.parquet", SCHEMA) for split in splits]
-
-
-def mixed(pools: Mapping[str, Path], selection: Selection, seed: int) -> Iterator[dict[str, Any]]:
-    """The chosen rows of all pools in one stream, each pool read once from start to end: the next pool is drawn by what it has left,
-    so the sources are spread evenly and the memory stays flat."""
-    left = {name: len(rows) for name, rows in sorted(selection.rows.items())}
-    streams = {name: _chosen(pools[name], selection.rows[name]) for name in left}
-    random = Random(f"order/{seed}")
-    while any(left.values()):
-        name = random.choices(list(left), weights=list(left.values()))[0]
-        left[name] -= 1
-        yield next(streams[name])
-
-
-def _chosen(pool: Path, numbers: list[int]) -> Iterator[dict[str, Any]]:
-    wanted = frozenset(numbers)
-    yield from (row for number, row in enumerate(read_rows(pool_file(pool))) if number in wanted)
 
 
 def _curated(recipe: Recipe, pools: Mapping[str, Path], out: Path, progress: Callable[[str], Progress] | None) -> Selection:
@@ -264,7 +227,6 @@ def _job(recipe: Recipe, part: Part, pool: Path) -> Job:
         frame=recipe.frame,
         reject_share=recipe.reject_share,
         revision=part.revision,
-        pinned=True,
     )
 
 

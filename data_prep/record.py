@@ -47,6 +47,7 @@ REASONS = {
     "media_tag": "a literal <image>, <video>, <audio> or special token inside question, options or response",
     "missing_field": "a field of the layout is absent",
     "no_final_answer": "a chain of thought without its final answer",
+    "reserved_tag": "a literal <answer> or <bbox> tag inside a chain of thought: it would be read as ours",
     "not_unicode": "text with half of a character, or bytes that are no UTF-8: no file can hold it",
     "too_many_options": "more options than letters",
     "uncertain": "a row whose label the source itself calls wrong or doubtful",
@@ -110,6 +111,7 @@ class Record:
             ORIGINAL first image; the writers map them.
         notes: what was mended (`box_clipped`, ...); counted in the manifest.
         row: index of the source row (0-based), -1 where the source has none.
+        source_row: the row as it was, for `rejects.jsonl`, should the record still be turned down; no part of what it says.
 
     Raises:
         Unusable: where a field breaks the above.
@@ -131,6 +133,7 @@ class Record:
     response: str = ""
     notes: tuple[str, ...] = ()
     row: int = -1
+    source_row: Any = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.uid or not self.dataset or not self.split:
@@ -138,7 +141,11 @@ class Record:
         if not self.question.strip():
             raise Unusable("empty_question", "the question is empty")
         self._check_answer()
-        self._check_unicode()
+        try:
+            metadata = json.dumps(self.metadata, ensure_ascii=False, allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise Unusable("invalid_record", f"metadata is not JSON: {error}") from error
+        self._check_unicode(metadata)
         for text in (self.question, *self.options, self.response):
             found = MEDIA_TAG.search(text)
             if found:
@@ -147,16 +154,11 @@ class Record:
         for start, end in box_spans(self.response):
             if parse_box(self.response[start + len("<bbox>") : end - len("</bbox>")]) is None:
                 raise Unusable("box_degenerate", f"the response cites {self.response[start:end][:80]!r}")
-        try:
-            json.dumps(self.metadata, allow_nan=False)
-        except (TypeError, ValueError) as error:
-            raise Unusable("invalid_record", f"metadata is not JSON: {error}") from error
 
-    def _check_unicode(self) -> None:
+    def _check_unicode(self, metadata: str) -> None:
         texts = (self.uid, self.split, self.task_type, self.question, *self.options, self.gold_text, *self.box_labels, self.response)
         try:
-            for text in (*texts, json.dumps(self.metadata, ensure_ascii=False)):
-                text.encode("utf-8")
+            "\n".join((*texts, metadata)).encode("utf-8")
         except UnicodeEncodeError as error:
             start = max(0, error.start - 20)
             raise Unusable("not_unicode", f"half of a character in {error.object[start : error.end + 20]!a}") from error
@@ -195,7 +197,8 @@ class Record:
 class Reject:
     """A source row that is not used: `reason` is a key of `REASONS`, `source_row` the row as it was (bytes shortened when written).
 
-    `rows` is the number of source rows it stands for; 0 where a file broke off and nobody knows how many were lost, which fails the run.
+    `rows` is the number of source rows it stands for; 0 where a file broke off and nobody knows how many were lost, which fails the run:
+    such a reject has no row index and reaches the runner whatever rows were asked for.
     """
 
     uid: str
@@ -208,3 +211,16 @@ class Reject:
     def __post_init__(self) -> None:
         if self.reason not in REASONS:
             raise KeyError(f"unknown reject reason {self.reason!r}: add it to data_prep.record.REASONS")
+
+    @property
+    def lost_file(self) -> bool:
+        """Whether it stands for a file that broke off."""
+        return self.rows == 0
+
+
+def placed(item: Record | Reject, row: int, source_row: Any) -> Record | Reject:
+    """The same item, told where it stood. In place: `dataclasses.replace` would check every field a second time, for every row."""
+    object.__setattr__(item, "row", row)
+    if isinstance(item, Record):
+        object.__setattr__(item, "source_row", source_row)
+    return item

@@ -5,14 +5,19 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from data_prep.record import FILTERED, REASONS, Record, Reject
+from data_prep.writers.parquet import need_room
 from faithful_rl.config import ConfigError
 
-MAX_KEPT_BYTES = 2**20  # of one binary value; a longer one is kept as its length and hash
+MAX_INLINE_BYTES = 2**20  # of one binary value in a line; a longer one becomes a file of its own
+FILE = "rejects.jsonl"
+FOLDER = "rejects"  # of those files, beside `rejects.jsonl`
 DEFAULT_SHARE = 0.01
 
 
@@ -88,33 +93,59 @@ def check_share(name: str, tally: Tally, limit: float, rejects_file: str) -> Non
         )
 
 
-def line(reject: Reject) -> str:
-    """One line of `rejects.jsonl`: uid, row, reason, detail and the source row as it was (binary values in base64)."""
+def line(reject: Reject, directory: Path | None = None) -> str:
+    """One line of `rejects.jsonl`: uid, row, reason, detail and the source row as it was: binary values in base64, those above 1 MiB as
+    files of `directory/rejects/` (without a directory as their length and hash only).
+
+    Raises:
+        ConfigError: the disk has no room for such a file.
+    """
     entry = {
         "uid": reject.uid,
         "row": reject.row,
         "reason": reject.reason,
         "detail": reject.detail,
         "rows": reject.rows,
-        "source_row": plain(reject.source_row),
+        "source_row": plain(reject.source_row, directory),
     }
     # Half of a character, which no file can hold, is written as JSON's own escape for it, so that the row stays as it was.
     return json.dumps(entry, sort_keys=True, ensure_ascii=False).encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def plain(value: Any) -> Any:
-    """A JSON-able copy of a source row."""
+def plain(value: Any, directory: Path | None = None) -> Any:
+    """A JSON-able copy of a source row; `directory` as in `line`."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):
         return value if value == value and abs(value) != float("inf") else str(value)
     if isinstance(value, bytes | bytearray | memoryview):
         data = bytes(value)
-        if len(data) > MAX_KEPT_BYTES:
-            return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        if len(data) > MAX_INLINE_BYTES:
+            digest = hashlib.sha256(data).hexdigest()
+            entry: dict[str, Any] = {"bytes": len(data), "sha256": digest}
+            return entry if directory is None else {**entry, "file": _put(data, digest, directory)}
         return {"base64": base64.b64encode(data).decode("ascii")}
     if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
+        return {str(key): plain(item, directory) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [plain(item) for item in value]
+        return [plain(item, directory) for item in value]
     return str(value)
+
+
+def _put(data: bytes, digest: str, directory: Path) -> str:
+    """Write a value under its hash, complete or not at all; returns its path relative to `directory`."""
+    relative = f"{FOLDER}/{digest[:32]}.bin"
+    path = directory / relative
+    if not path.exists():
+        need_room(directory, len(data))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        temporary.write_bytes(data)
+        os.replace(temporary, path)
+    return relative
+
+
+def files(directory: Path) -> dict[str, Path]:
+    """Name -> file of `rejects.jsonl` and of what its lines point to."""
+    kept = sorted((directory / FOLDER).glob("*.bin"))
+    return {FILE: directory / FILE, **{f"{FOLDER}/{path.name}": path for path in kept}}

@@ -28,15 +28,15 @@ EXTRA_INFO = pa.struct(
 )
 
 
-def rl_schema(images: pa.DataType) -> pa.Schema:
-    """Schema of a file whose images are of this type: a list of structs with `bytes`, and pixel limits where they travel with the image."""
-    return pa.schema(
-        [
-            ("data_source", pa.string()),
-            ("prompt", MESSAGES),
-            ("images", images),
-            ("ability", pa.string()),
-            ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-            ("extra_info", EXTRA_INFO),
-        ]
-    )
+# Pixel limits travel with the image, because verl hands the whole struct to qwen_vl_utils.
+IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
+SCHEMA = pa.schema(
+    [
+        ("data_source", pa.string()),
+        ("prompt", MESSAGES),
+        ("images", IMAGES),
+        ("ability", pa.string()),
+        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
+        ("extra_info", EXTRA_INFO),
+    ]
+)

@@ -70,10 +70,25 @@ class EndpointSampler:
         await self._chat.close()
 
 
+def may_have_cost(failure: JudgeFailure) -> bool:
+    """Whether a server may have worked on a request that failed. It did not where it was too busy, refused the key or the question, or was
+    never connected to."""
+    if not failure.retryable or failure.retry_after is not None:
+        return False
+    cause = getattr(failure.__context__, "__cause__", None)  # of the client's own error, hidden because it holds the request
+    return type(cause).__name__ not in ("ConnectError", "ConnectTimeout")
+
+
 def endpoint_sampler(
-    base_url: str, model: str, api_key_env: str = "", temperature: float = 1.0, concurrency: int = 64, guided: str = "structured_outputs"
+    base_url: str,
+    model: str,
+    api_key_env: str = "",
+    temperature: float = 1.0,
+    concurrency: int = 64,
+    guided: str = "structured_outputs",
+    attempts: int = ATTEMPTS,
 ) -> EndpointSampler:
-    """A sampler from a command's keys. `api_key_env` "": the endpoint wants no key.
+    """A sampler from a command's keys. `api_key_env` "": the endpoint wants no key. `attempts` 1: whoever asks tries again.
 
     Raises:
         ConfigError: a key is missing or of no use.
@@ -90,7 +105,7 @@ def endpoint_sampler(
     chat = OpenAIChat(
         base_url, model, api_key_env or None, guided=guided, concurrency=concurrency, probe=False, key="sampler", temperature=temperature
     )
-    return EndpointSampler(chat)
+    return EndpointSampler(chat, attempts=attempts)
 
 
 def image_part(data: bytes) -> dict[str, Any]:

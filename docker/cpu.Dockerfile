@@ -27,7 +27,7 @@ LABEL org.opencontainers.image.title="faithful_rl, CPU" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# wget: KubeRay's probes. gcc: torch and vLLM compile small kernels at run time. Versions are the base's Debian release's.
+# wget: KubeRay's probes and the health check, which also asks procps. gcc: torch and vLLM compile small kernels at run time. Versions are the base's Debian release's.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc g++ libnuma1 procps wget \
@@ -46,7 +46,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000
-# Kubernetes has probes of its own (cluster/); this serves where the image runs by itself.
+# Kubernetes has probes of its own (cluster/); this serves where the image runs by itself. Where a Ray node runs, the node answers for its
+# health (without the token, which `ray health-check` would need); where none runs, nothing can be unwell.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "faithful_rl.main", "--version"]
+    CMD ["/bin/bash", "-c", "! pgrep -x raylet >/dev/null || wget -T 10 -q -O- localhost:52365/api/local_raylet_healthz | grep -qx success"]
 CMD ["python", "-m", "faithful_rl.main", "--help"]

@@ -34,7 +34,7 @@ LABEL org.opencontainers.image.title="faithful_rl, GPU" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.base.name="${BASE}"
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
-# wget: KubeRay's probes. gcc and Python's headers: Triton compiles kernels at run time. Versions are the base's release's.
+# wget: KubeRay's probes and the health check, which also asks procps. gcc and Python's headers: Triton compiles kernels at run time. Versions are the base's release's.
 # hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install -y --no-install-recommends gcc g++ libnuma1 procps python3.12 python3.12-dev wget \
@@ -56,7 +56,8 @@ ENV PATH=/opt/venv/bin:$PATH \
     HF_HUB_DISABLE_TELEMETRY=1 \
     RAY_USAGE_STATS_ENABLED=0
 USER 1000
-# Kubernetes has probes of its own (cluster/); this serves where the image runs by itself.
+# Kubernetes has probes of its own (cluster/); this serves where the image runs by itself. Where a Ray node runs, the node answers for its
+# health (without the token, which `ray health-check` would need); where none runs, nothing can be unwell.
 HEALTHCHECK --interval=60s --timeout=20s --start-period=60s --retries=3 \
-    CMD ["python", "-m", "faithful_rl.main", "--version"]
+    CMD ["/bin/bash", "-c", "! pgrep -x raylet >/dev/null || wget -T 10 -q -O- localhost:52365/api/local_raylet_healthz | grep -qx success"]
 CMD ["python", "-m", "faithful_rl.main", "--help"]

@@ -20,27 +20,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
 
-from faithful_rl import report
-from faithful_rl.compose import compose_recipe
-from faithful_rl.config import ConfigError, from_node
+from faithful_rl import comparable, preflight, report
+from faithful_rl.config import ConfigError
+from faithful_rl.main import prepare, resolved
 from faithful_rl.report import comparison, front
 from faithful_rl.run_directory import RUN, read_json, write_json
 
 DEFAULT_RECIPES = ("grpo_tiny", "fgrpo_fixed_tiny", "fgrpo_tiny")
 LONGEST_RUN_SECONDS = 24 * 3600
 EXIT_FAILED, EXIT_USAGE = 1, 2
-# What methods must share for their difference to be one of the method.
-SHARED = (
-    "actor_rollout_ref.model.path",
-    "data.train_files",
-    "data.val_files",
-    "data.train_batch_size",
-    "actor_rollout_ref.rollout.n",
-    "trainer.total_training_steps",
-    "trainer.total_epochs",
-)
+OWN_KEYS = ("recipes", "seeds", "out", "jobs", "figure", "differences", "mode")
 NOT_TOLD = ("faithful_rl.output_dir=", "faithful_rl.evaluation.at_start=")  # words that compare itself gives a run
 HELP = """keys
   recipes=[A,B,...]   what to train (default: grpo_tiny, fgrpo_fixed_tiny, fgrpo_tiny); the first is also evaluated before training
@@ -48,6 +38,8 @@ HELP = """keys
   out=DIR             runs, logs and results (default: outputs/comparison)
   jobs=1              runs at a time; two tiny ones took 18 GiB of memory
   figure=FILE         also draw the picture there
+  differences=refuse  recipes must share all that is not their method; allow: tell what differs, and compare them as they are
+  mode=check          compose and check every recipe, and start nothing
   anything else       is handed on to every run, as for faithful_rl.main
 
 Writes OUT/comparison.md (tables), comparison.json and comparison.html.  --only-report trains nothing: what has finished is compared.
@@ -65,6 +57,8 @@ class Plan:
     jobs: int = 1
     figure: Path | None = None
     settings: tuple[str, ...] = field(default_factory=tuple)
+    allow_differences: bool = False
+    only_check: bool = False
 
     @property
     def pairs(self) -> list[tuple[str, int]]:
@@ -89,9 +83,9 @@ def parse(words: Sequence[str]) -> Plan:
         key, separator, value = word.partition("=")
         if not separator:
             raise ConfigError("command line", repr(word), "key=value", "See --help.")
-        if key in ("recipes", "seeds", "out", "jobs", "figure"):
+        if key in OWN_KEYS:
             own[key] = value
-        elif key in ("recipe", "faithful_rl.seed", "faithful_rl.output_dir", "mode"):
+        elif key in ("recipe", "faithful_rl.seed", "faithful_rl.output_dir"):
             raise ConfigError(key, repr(value), "recipes, seeds and out, from which it follows for each run", "Leave it out.")
         else:
             settings.append(word)
@@ -106,30 +100,64 @@ def parse(words: Sequence[str]) -> Plan:
         int(jobs),
         Path(own["figure"]) if "figure" in own else None,
         tuple(settings),
+        _chosen("differences", own.get("differences"), ("refuse", "allow")) == "allow",
+        _chosen("mode", own.get("mode"), ("train", "check")) == "check",
     )
 
 
-def check(plan: Plan) -> None:
-    """Compose and validate every recipe before anything is trained.
+def _chosen(key: str, found: str | None, known: tuple[str, ...]) -> str:
+    """One of `known`, of which the first is the default."""
+    if found is not None and found not in known:
+        raise ConfigError(key, repr(found), " or ".join(known), f"Leave it out for {known[0]}.")
+    return found or known[0]
+
+
+def check(plan: Plan) -> list[str]:
+    """Compose and validate every recipe before anything is trained. Returns a line for each allowed difference that is none of the method.
 
     Raises:
         ConfigError: a recipe that does not compose, one that trains no policy, or recipes that differ in what methods must share.
     """
-    first: dict[str, Any] = {}
-    for recipe in plan.recipes:
-        composed = compose_recipe([f"recipe={recipe}", *plan.settings])
-        typed = from_node(composed.faithful_rl)
-        if typed.method not in ("grpo", "fgrpo"):
+    jobs = {recipe: prepare([f"recipe={recipe}", *plan.settings]) for recipe in plan.recipes}
+    for recipe, job in jobs.items():
+        if job.typed.method not in ("grpo", "fgrpo"):
             raise ConfigError(
                 "recipes", recipe, "recipes that train a policy by rollouts", f"Run it by itself: faithful_rl.main recipe={recipe}."
             )
-        for key in SHARED:
-            value = OmegaConf.select(composed, key)
-            if first.setdefault(key, value) != value:
-                expected = (
-                    f"{first[key]!r} as in {plan.recipes[0]}: methods are compared from one start, on the same data, over as many steps"
-                )
-                raise ConfigError(key, f"{value!r} in {recipe}", expected, f"Give {key}=... to all, or compare recipes of one size.")
+    shared = {recipe: (resolved(job.composed), job.typed) for recipe, job in jobs.items()}
+    base, *others = plan.recipes
+    for recipe in others:
+        one, other = comparable.start(*shared[base]), comparable.start(*shared[recipe])
+        for key in comparable.differences(one, other):
+            expected = f"{one.get(key)!r} as in {base}: methods are compared from one start, on the same data, over as many steps"
+            raise ConfigError(key, f"{other.get(key)!r} in {recipe}", expected, f"Give {key}=... to all, or compare recipes of one size.")
+    told = []
+    for recipe in others:
+        one, other = comparable.learning(*shared[base]), comparable.learning(*shared[recipe])
+        told += [f"{key}: {other.get(key)} in {recipe}, {one.get(key)} in {base}" for key in comparable.differences(one, other)]
+    if told and not plan.allow_differences:
+        found = f"recipes that differ in more than their method ({'; '.join(told)})"
+        fix = "Give each key one value for all, as a further word key=value, or compare them as they are with differences=allow."
+        raise ConfigError("recipes", found, "recipes whose difference is the method", fix)
+    return told
+
+
+def check_runs(plan: Plan) -> int:
+    """`mode=check`: every check of each recipe that starts no process. Writes nothing but the data that a first run would make.
+
+    Raises:
+        ConfigError: what a run of this comparison would be refused for.
+    """
+    for recipe in plan.recipes:
+        run_dir = run_dir_of(plan.out, recipe, plan.seeds[0])
+        job = prepare([*_words(plan, recipe, plan.seeds[0]), f"faithful_rl.output_dir={run_dir}"])
+        config = resolved(job.composed)
+        preflight.check_static(config, job.typed)
+        print(f"{recipe}: checked")
+        for warning in preflight.warnings(config, job.typed):
+            print(f"{recipe}: warning: {warning}")
+    print(f"{len(plan.pairs)} runs would go into {plan.out}; nothing was started.")
+    return 0
 
 
 def train(plan: Plan, recipe: str, seed: int) -> int:
@@ -201,8 +229,9 @@ def write_results(run_dirs: Sequence[Path], out: Path, figure: Path | None) -> c
     return found
 
 
-def run(plan: Plan, only_report: bool = False) -> int:
-    """Train what is left, write the results, print the tables; returns the exit code."""
+def run(plan: Plan, only_report: bool = False, differences: Sequence[str] = ()) -> int:
+    """Train what is left, write the results, print the tables; returns the exit code. `differences` that are none of the method go below
+    the tables."""
     try:
         plan.out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -224,6 +253,11 @@ def run(plan: Plan, only_report: bool = False) -> int:
             )
     found = write_results(run_dirs, plan.out, plan.figure)
     print(comparison.markdown(found))
+    if differences:
+        note = "\nThese runs differ in more than their method:\n\n" + "".join(f"- {line}\n" for line in differences)
+        with (plan.out / "comparison.md").open("a", encoding="utf-8") as file:
+            file.write(note)
+        print(note)
     print(f"Tables: {plan.out / 'comparison.md'}  Page: {plan.out / 'comparison.html'}")
     return 0
 
@@ -239,9 +273,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_intermixed_args(argv)
     try:
         plan = parse(options.words)
-        if not options.only_report:
-            check(plan)
-        return run(plan, options.only_report)
+        if options.only_report:
+            return run(plan, only_report=True)
+        told = check(plan)
+        for line in told:
+            print(f"warning: {line}", file=sys.stderr)
+        return check_runs(plan) if plan.only_check else run(plan, differences=told)
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return EXIT_USAGE

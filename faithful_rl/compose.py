@@ -5,11 +5,12 @@ verl is found on disk but not imported, so that help, `--cfg job` and mistakes i
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import functools
+import hashlib
 import importlib.util
+import json
 import re
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,18 @@ import yaml
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import ConfigCompositionException, HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
-from faithful_rl.config import ConfigError, ConstraintConfig, FaithfulRLConfig
+from faithful_rl import overrides as entries
+from faithful_rl.config import ConfigError, FaithfulRLConfig
+from faithful_rl.overrides import did_you_mean
 
 RECIPES = Path(__file__).parent / "recipes"
+PUZZLES_NAMED = ("train", "val", "test", "answers", "side", "prompt")  # settings of puzzles that stand in their folder's name
+OWN_FILE = "file_of_the_user"  # what a file of constraints outside the package is called while a recipe is composed
+MODEL_WORDS = ("2b", "3b", "7b", "72b", "tiny")  # last words of recipes' names, for a message
 SUPERVISED = "sft_verl"  # the method whose recipes stand on verl's SFT tree instead of its RL tree
 
 
@@ -37,7 +42,20 @@ def attention(choice: str) -> str:
     return "flash_attention_2" if importlib.util.find_spec("flash_attn") else "sdpa"
 
 
-# For recipes: `${attention:auto}`, and whether sequences may be packed without padding, which only FlashAttention's kernels can.
+def puzzles_folder(settings: DictConfig) -> str:
+    """Folder of the puzzles of `faithful_rl.data.puzzles`: the main settings to be read, and 8 hexadecimal digits of all of them, so that
+    other kinds or levels lie elsewhere."""
+    plain = OmegaConf.to_container(settings, resolve=True)
+    if not isinstance(plain, dict):
+        raise TypeError("faithful_rl.data.puzzles is a mapping")
+    plain.pop("directory")  # where the folder lies is no part of what is in it
+    digest = hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
+    return "-".join([f"seed{plain['seed']}", *(str(plain[name]) for name in PUZZLES_NAMED), digest])
+
+
+# For recipes: `${puzzles_folder:${faithful_rl.data.puzzles}}`, `${attention:auto}`, and whether sequences may be packed without padding,
+# which only FlashAttention's kernels can.
+OmegaConf.register_new_resolver("puzzles_folder", puzzles_folder, replace=True)
 OmegaConf.register_new_resolver("attention", attention, replace=True)
 OmegaConf.register_new_resolver("packed_sequences", lambda choice: attention(choice) == "flash_attention_2", replace=True)
 
@@ -47,8 +65,6 @@ OPEN_NODES = (
     "reward.custom_reward_function.reward_kwargs",
     "actor_rollout_ref.actor.megatron.override_transformer_config",
 )
-# Mappings of ours whose keys are the user's; Hydra can change what a recipe has there, but adds no typed entry (OmegaConf 2.3).
-OPEN_MAPPINGS = ("+faithful_rl.constraints.", "+faithful_rl.advantage.weights.")
 # Fields of verl's dataclasses that its yaml tree leaves out.
 FIELDS_WITHOUT_YAML = frozenset(
     {
@@ -104,7 +120,8 @@ def verl_config_dir() -> Path:
 
 
 def compose_recipe(overrides: Sequence[str]) -> DictConfig:
-    """The whole configuration of a run from overrides such as `recipe=fgrpo_tiny trainer.total_training_steps=5`.
+    """The whole configuration of a run from overrides such as `recipe=fgrpo_tiny trainer.total_training_steps=5`; `constraints=` takes a
+    file of the user's own too.
 
     Interpolations are kept; `faithful_rl` is still a node (see `config.from_node`).
 
@@ -118,10 +135,14 @@ def compose_recipe(overrides: Sequence[str]) -> DictConfig:
         composed = _compose("sft", overrides, config_dir)
         _check_against_verl(composed, _compose("sft_trainer_engine", [], config_dir))
         return composed
-    additions = [word for word in overrides if word.startswith(OPEN_MAPPINGS)]
-    composed = _compose("main", [word for word in overrides if word not in additions], config_dir)
-    _add_entries(composed, additions)
+    additions = [word for word in overrides if entries.is_entry(word)]
+    composed = _compose_main([word for word in overrides if word not in additions], config_dir)
+    with open_dict(composed):
+        composed.faithful_rl = entries.merged(composed.faithful_rl, additions)
     engine = composed.get("model_engine", "dp")
+    if engine == "megatron" and composed.faithful_rl.hardware.world == "cpu":  # before keys of FSDP2 are called unknown to verl
+        fix = "Leave it out, or choose a hardware group of the world gpu."
+        raise ConfigError("training_engine", "'megatron'", "fsdp2, because the CPU world has only FSDP2", fix)
     _check_against_verl(composed, _verl_tree(engine, config_dir))
     return composed
 
@@ -133,21 +154,23 @@ def _method(overrides: Sequence[str]) -> str:
     return str(node.get("method", ""))
 
 
-def _add_entries(composed: DictConfig, additions: Sequence[str]) -> None:
-    """Put `+faithful_rl.constraints.NAME={...}` and the like into the typed node."""
-    for word in additions:
-        key = word.removeprefix("+").split("=", 1)[0]
+def _compose_main(overrides: Sequence[str], config_dir: Path) -> DictConfig:
+    """`main` and a recipe; a file of constraints outside the package joins the group `constraints` under the name `OWN_FILE`."""
+    chosen = [word.partition("=")[2] for word in overrides if word.startswith("constraints=")]
+    if not chosen or not entries.is_file(chosen[-1]):
+        return _compose("main", overrides, config_dir)
+    path = Path(chosen[-1]).expanduser()
+    entries.read_constraints(path)
+    lines = [line for line in path.read_text(encoding="utf-8").splitlines() if not re.match(r"#\s*@package", line)]
+    words = [word for word in overrides if not word.startswith("constraints=")]
+    with tempfile.TemporaryDirectory() as folder:
+        group = Path(folder) / "constraints"
+        group.mkdir()
+        (group / f"{OWN_FILE}.yaml").write_text("\n".join(["# @package faithful_rl", *lines, ""]), encoding="utf-8")
         try:
-            override = OverridesParser.create().parse_override(word)
-            entry = OmegaConf.create({})
-            OmegaConf.update(entry, key.removeprefix("faithful_rl."), override.value())
-            with open_dict(composed):  # a struct, to which Hydra's own `+` cannot add a typed entry either
-                composed.faithful_rl = OmegaConf.merge(composed.faithful_rl, entry)
-        except HydraException as error:
-            raise ConfigError("command line", repr(word), "key=value", "Quote values that hold spaces, commas or brackets.") from error
-        except OmegaConfBaseException as error:
-            found = f"a problem ({str(error).splitlines()[0]})"
-            raise ConfigError(key, found, "known keys with values of their types", "See faithful_rl/config for the keys.") from error
+            return _compose("main", [*words, f"constraints={OWN_FILE}"], config_dir, Path(folder))
+        except ConfigError as error:
+            raise ConfigError(error.key, f"{error.found} (in {path}, or beside it)", error.expected, error.fix) from error
 
 
 @functools.lru_cache(maxsize=4)
@@ -156,13 +179,15 @@ def _verl_tree(engine: str, config_dir: Path) -> DictConfig:
     return _compose("ppo_trainer", [f"model_engine={engine}"], config_dir)
 
 
-def _compose(name: str, overrides: Sequence[str], verl_configs: Path) -> DictConfig:
+def _compose(name: str, overrides: Sequence[str], *folders: Path) -> DictConfig:
+    """One of our trees, with further folders to search; or a tree of verl's own, in `folders[0]`."""
     GlobalHydra.instance().clear()
     try:
         if name in ("main", "sft"):
-            overrides, folder = [f"hydra.searchpath=[file://{verl_configs}]", *overrides], RECIPES
+            searched = ",".join(f"file://{one}" for one in folders)
+            overrides, folder = [f"hydra.searchpath=[{searched}]", *overrides], RECIPES
         else:
-            folder = verl_configs
+            folder = folders[0]
         with initialize_config_dir(config_dir=str(folder), version_base="1.3"):
             composed: DictConfig = compose(name, overrides=list(overrides))
             return composed
@@ -184,14 +209,22 @@ def _check_recipe_name(overrides: Sequence[str]) -> None:
     names = [recipe.name for recipe in list_recipes()]
     chosen = [override.split("=", 1)[1] for override in overrides if override.startswith("recipe=")]
     if not chosen:
-        raise ConfigError("recipe", "nothing", "one of " + ", ".join(names), "Start with: python -m faithful_rl.main recipe=fgrpo_tiny")
+        raise ConfigError("recipe", "nothing", "one of " + _families(names), "Start with: python -m faithful_rl.main recipe=fgrpo_tiny")
     if chosen[-1] not in names:
-        raise ConfigError("recipe", repr(chosen[-1]), "one of " + ", ".join(names), _did_you_mean(chosen[-1], names))
+        fix = f"{did_you_mean(chosen[-1], names)} There are {_families(names)}."
+        raise ConfigError("recipe", repr(chosen[-1]), "the name of a recipe", fix)
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"Did you mean {close[0]}?" if close else "See --help."
+def _families(names: Sequence[str]) -> str:
+    """Names that differ in their last word only, told once: `grpo_(3b|7b|tiny)`."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        stem, _, last = name.rpartition("_")
+        found.setdefault(stem if last in MODEL_WORDS else name, []).append(last)
+    return ", ".join(
+        stem if stem in names else f"{stem}_({'|'.join(lasts)})" if len(lasts) > 1 else f"{stem}_{lasts[0]}"
+        for stem, lasts in found.items()
+    )
 
 
 def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
@@ -202,7 +235,8 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
     if isinstance(error, MissingConfigException) and group:
         folder, _, choice = group.group(1).rpartition("/")
         known = sorted(path.stem for path in (RECIPES / folder).glob("*.yaml"))
-        return ConfigError(folder or "group", repr(choice), "one of " + ", ".join(known), _did_you_mean(choice, known))
+        own = ", or a file of your own (constraints=FOLDER/NAME.yaml)" if folder == "constraints" else ""
+        return ConfigError(folder or "group", repr(choice), "one of " + ", ".join(known) + own, did_you_mean(choice, known))
     key = next(
         (override.split("=", 1)[0] for override in overrides if f"'{override.split('=', 1)[0]}'" in text or override in text),
         "command line",
@@ -211,7 +245,7 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
         known = _sibling_keys(key)
         if key.rpartition(".")[2] in known:  # a mapping whose entries the user names
             return ConfigError(key, "entries that the recipe does not have", "a + before the key, which adds them", f"Write +{key}=...")
-        return ConfigError(key, "a key that does not exist", "a key of the recipe's tree", _did_you_mean(key.rpartition(".")[2], known))
+        return ConfigError(key, "a key that does not exist", "a key of the recipe's tree", did_you_mean(key.rpartition(".")[2], known))
     reason = str(cause or error).splitlines()[0]
     found = next((override.split("=", 1)[1] for override in overrides if override.split("=", 1)[0] == key), reason)
     return ConfigError(key, repr(found), f"a value of its type ({reason})", "Change the value.")
@@ -219,13 +253,10 @@ def _explain(error: Exception, overrides: Sequence[str]) -> ConfigError:
 
 def _sibling_keys(key: str) -> list[str]:
     """Names next to `key` in the tree it was meant for; empty where even the parent is unknown."""
+    if key.startswith("faithful_rl."):
+        return entries.keys_beside(key)
     try:
-        if re.fullmatch(r"faithful_rl\.constraints\.[^.]+\.[^.]+", key):
-            return [field.name for field in dataclasses.fields(ConstraintConfig)]
-        if key.startswith("faithful_rl."):
-            root = OmegaConf.create({"faithful_rl": OmegaConf.structured(FaithfulRLConfig)})
-        else:
-            root = _verl_tree("dp", verl_config_dir())
+        root = _verl_tree("dp", verl_config_dir())
         parent = OmegaConf.select(root, key.rpartition(".")[0]) if "." in key else root
     except (ConfigError, OmegaConfBaseException):
         return []
@@ -262,7 +293,7 @@ def _check_leaf(path: str, value: object, known: Mapping[Any, Any]) -> None:
             return
         if part not in node:
             siblings = [str(name) for name in node]
-            raise ConfigError(path, "a key that verl does not have", "a key of verl's tree", _did_you_mean(part, siblings))
+            raise ConfigError(path, "a key that verl does not have", "a key of verl's tree", did_you_mean(part, siblings))
         node = node[part]
         walked.append(part)
     expected = _type_problem(path.rpartition(".")[2], value, node)

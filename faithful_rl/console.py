@@ -33,7 +33,7 @@ from faithful_rl.results import decoding_rows, headline, read_results
 from faithful_rl.run_directory import DECODING_LABELS, METRICS, RUN, read_json, read_status
 
 POLL_SECONDS = 0.5
-FLAGS = {"infeasible": "looks infeasible (logs/trainer.log)", "starved": "never applies (logs/trainer.log)"}  # of a constraint
+FLAGS = {"infeasible": "looks infeasible (logs/trainer.log)", "starved": "stands still (logs/trainer.log)"}  # of a constraint
 PERCENT = 100.0
 
 

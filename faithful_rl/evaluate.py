@@ -1,6 +1,8 @@
-"""`python -m faithful_rl.evaluate`: evaluate a model on benchmarks, or compare two evaluations.
+"""`python -m faithful_rl.evaluate`: evaluate a model on benchmarks, score another tool's responses, or compare two evaluations.
 
   python -m faithful_rl.evaluate model=PATH_OR_ID benchmarks=[NAME,...] judges=... out=DIR [key=value ...]
+  python -m faithful_rl.evaluate predictions=FILE benchmarks=NAME judges=... out=DIR [name=NAME]
+  python -m faithful_rl.evaluate questions=FILE benchmarks=[NAME,...]
   python -m faithful_rl.evaluate compare a=DIR[,DIR...] b=DIR[,DIR...] [out=FILE.json]
 
   model=PATH_OR_ID       a model directory or hub id, served here by vLLM; with base_url=URL the endpoint's name for it
@@ -9,6 +11,7 @@
   judges=none|scene|...  none; the exact judge of scenes; FILE.yaml; judges.pool=NAME; or judges.backend=openai judges.base_url=...
   mode=reasoning         reasoning, no_reasoning or text_instead_of_image
   predictions=FILE       score responses that exist already (JSON or parquet; columns.uid=..., columns.response=...)
+  questions=FILE         write the questions with their ids and images as JSON Lines, for the tool that makes such predictions
   extractor.backend=...  a text model that reads answers beside the rules (extractor.base_url=..., extractor.model=...)
   servers=ray            start the model's servers on a Ray cluster (replicas=N, ray.address=..., ray.num_gpus=..., ray.num_cpus=...)
   against=DIR            another evaluation: paired tests with it
@@ -28,7 +31,7 @@ from rich.console import Console
 
 from faithful_rl.cluster_token import show_token
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation import comparison, present, settings
+from faithful_rl.evaluation import comparison, export, present, settings
 from faithful_rl.evaluation.generation import GenerationError
 from faithful_rl.evaluation.run import Evaluation
 from faithful_rl.run_directory import EVALUATION, write_json
@@ -64,6 +67,8 @@ def evaluate(words: Sequence[str]) -> int:
     """Evaluate, show, and say where the files are. Raises ConfigError."""
     chosen = settings.parse(words)
     console = Console(highlight=False)
+    if chosen.questions:
+        return EXIT_PARTIAL if export.write_questions(chosen, console) else 0
     summary = asyncio.run(Evaluation(chosen, console).run())
     present.show(summary, console)
     console.print(f"\nFigures: {Path(chosen.out) / EVALUATION}; one row per question: {Path(chosen.out) / 'rows'}", soft_wrap=True)
@@ -82,7 +87,7 @@ def compare(words: Sequence[str]) -> int:
     if missing:
         raise ConfigError(missing[0], "nothing", "the directory of an evaluation; several with commas between them are seeds", settings.FIX)
     sides = [[comparison.read_evaluation(Path(one)) for one in given[key].split(",")] for key in ("a", "b")]
-    entries = comparison.compare(*sides)
+    entries = comparison.compare(sides[0], sides[1])
     console = Console(highlight=False)
     console.print(f"a: {given['a']}\nb: {given['b']}", markup=False, soft_wrap=True)
     for one in (*sides[0], *sides[1]):

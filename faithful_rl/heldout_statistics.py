@@ -23,12 +23,14 @@ from scipy import stats
 
 from faithful_rl.metrics import read_jsonl
 from faithful_rl.run_directory import heldout_file
+from faithful_rl.types import FAILURES, Reason
 
 Array = npt.NDArray[np.float64]
 Row = Mapping[str, Any]
 
 CONFIDENCE = 0.95
 RESAMPLES = 2000
+TINY = 1e-12  # below it the width of an interval is rounding
 SEED = 20260408  # of the resampling: the same files give the same intervals
 
 
@@ -50,8 +52,47 @@ NOTHING = Estimate(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True, slots=True)
+class Coverage:
+    """How much of what a figure is about stands in it: `counted` questions of the `applicable` ones, of `total` questions in all.
+
+    A question without a response counts as applicable: nobody knows what it would have been.
+    """
+
+    counted: int
+    applicable: int
+    total: int
+
+    @property
+    def partial(self) -> bool:
+        """Whether something that the figure is about was not measured."""
+        return self.counted < self.applicable
+
+    @property
+    def text(self) -> str:
+        """`36 of 38 that apply`, `46 of 48`, `n = 36` where it is about so many only, "" where nothing needs to be said."""
+        if self.partial:
+            return f"{self.counted:,} of {self.applicable:,}" + (" that apply" if self.applicable < self.total else "")
+        return f"n = {self.counted:,}" if self.counted < self.total else ""
+
+
+def worst(found: Sequence[Coverage]) -> Coverage:
+    """Of several seeds the one that lacks most; of equal ones the one with fewest questions."""
+    return min(found, key=lambda one: (one.counted / max(one.applicable, 1), one.counted))
+
+
+def together(found: Sequence[Coverage]) -> Coverage:
+    """Of several benchmarks under one figure."""
+    return Coverage(sum(one.counted for one in found), sum(one.applicable for one in found), sum(one.total for one in found))
+
+
+def _never(row: Row) -> bool:
+    return False
+
+
+@dataclass(frozen=True, slots=True)
 class Quantity:
-    """A column of the tables: `better` is 1 where more is better, -1 where less is, 0 where neither."""
+    """A column of the tables: `better` is 1 where more is better, -1 where less is, 0 where neither; `failed` tells of a row without
+    weight whether the quantity applies to it and could not be measured."""
 
     name: str
     heading: str
@@ -59,6 +100,7 @@ class Quantity:
     value: Callable[[Row], float]
     weight: Callable[[Row], float]
     percent: bool = True
+    failed: Callable[[Row], bool] = _never
 
     def arrays(self, rows: Sequence[Row]) -> tuple[Array, Array]:
         """(values, weights), each (questions,); a value with weight 0 is 0 so that it can never count."""
@@ -66,9 +108,20 @@ class Quantity:
         values = np.array([self.value(row) if weight else 0.0 for row, weight in zip(rows, weights, strict=True)], dtype=float)
         return values, weights
 
+    def coverage(self, rows: Sequence[Row]) -> Coverage:
+        """The rows that count, of those to which the quantity applies, of all."""
+        counted = sum(self.weight(row) > 0 for row in rows)
+        return Coverage(counted, counted + sum(not self.weight(row) and self.failed(row) for row in rows), len(rows))
+
 
 def _scored(signal: str) -> Callable[[Row], float]:
     return lambda row: float(row[f"{signal}_scored"] > 0)
+
+
+def _failed(signal: str) -> Callable[[Row], bool]:
+    """A file that keeps no reason for a missing value says nothing that would excuse it."""
+    excused = set(Reason) - FAILURES - {Reason.SCORED}
+    return lambda row: row[f"{signal}_scored"] <= 0 and row.get(f"{signal}_reason", Reason.SCORED) not in excused
 
 
 def _false_sentence(row: Row) -> float:
@@ -76,17 +129,32 @@ def _false_sentence(row: Row) -> float:
 
 
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity("accuracy", "accuracy", 1, lambda row: row["accuracy"], _scored("accuracy")),
-    Quantity("inconsistency_rate", "IR", -1, lambda row: 1.0 - row["consistency"], _scored("consistency")),
-    Quantity("semantic_grounding", "R_S", 1, lambda row: row["semantic_grounding"], _scored("semantic_grounding")),
-    Quantity("spatial_grounding", "R_G", 1, lambda row: row["spatial_grounding"], _scored("spatial_grounding")),
-    Quantity("format", "format", 1, lambda row: row["format"], _scored("format")),
+    Quantity("accuracy", "accuracy", 1, lambda row: row["accuracy"], _scored("accuracy"), failed=_failed("accuracy")),
+    Quantity("inconsistency_rate", "IR", -1, lambda row: 1.0 - row["consistency"], _scored("consistency"), failed=_failed("consistency")),
+    Quantity(
+        "semantic_grounding",
+        "R_S",
+        1,
+        lambda row: row["semantic_grounding"],
+        _scored("semantic_grounding"),
+        failed=_failed("semantic_grounding"),
+    ),
+    Quantity(
+        "spatial_grounding",
+        "R_G",
+        1,
+        lambda row: row["spatial_grounding"],
+        _scored("spatial_grounding"),
+        failed=_failed("spatial_grounding"),
+    ),
+    Quantity("format", "format", 1, lambda row: row["format"], _scored("format"), failed=_failed("format")),
     Quantity(
         "right_for_false_reason",
         "right for a false reason",
         -1,
         _false_sentence,
         lambda row: float(row["accuracy"] > 0 and row["judged_sentence_count"] > 0),
+        failed=lambda row: bool(row["accuracy"] > 0 and _failed("semantic_grounding")(row)),
     ),
     Quantity("sentence_count", "sentences per trace", 0, lambda row: row["sentence_count"], lambda row: 1.0, percent=False),
     Quantity("response_tokens", "tokens per response", 0, lambda row: row["response_tokens"], lambda row: 1.0, percent=False),
@@ -155,13 +223,38 @@ def estimate(values: Array, weights: Array) -> Estimate:
     if count == 1:
         return Estimate(value, math.nan, math.nan, count)
     if np.ptp(values[counted]) == 0.0:
-        return Estimate(value, value, value, count)
+        return Estimate(value, *(_alike(value, count, (0.0, 1.0)) if 0.0 < value < 1.0 else (value, value)), count)
+    return Estimate(value, *_bootstrap((values, weights), _weighted_mean), count)
+
+
+def _alike(value: float, count: int, ends: tuple[float, float] | None) -> tuple[float, float]:
+    """The interval of a mean whose `count` values are all `value`, which resampling takes for certain: at most a share u of all others
+    can differ (Clopper-Pearson, 0 of `count`), and those reach the `ends` of the scale at most. NaN where the scale has no ends."""
+    if ends is None:
+        return math.nan, math.nan
+    share = float(stats.binomtest(0, count).proportion_ci(CONFIDENCE, method="exact").high)
+    return value - share * (value - ends[0]), value + share * (ends[1] - value)
+
+
+def mean_change(values: Array, weights: Array, share: bool = True) -> Estimate:
+    """Weighted mean of differences, both (units,), with its bootstrap interval over units; `share`: they lie in [-1, 1].
+
+    Where all differences are the same, resampling sees no spread: the exact interval stands instead, or NaN where there is none.
+    """
+    count = int((weights > 0).sum())
+    if count == 0:
+        return NOTHING
+    value = float(_weighted_mean(values, weights))
+    if count == 1:
+        return Estimate(value, math.nan, math.nan, count)
+    if np.ptp(values[weights > 0]) == 0.0:
+        return Estimate(value, *_alike(value, count, (-1.0, 1.0) if share else None), count)
     return Estimate(value, *_bootstrap((values, weights), _weighted_mean), count)
 
 
 def change(before: Mapping[str, Row], after: Mapping[str, Row], quantity: Quantity) -> Estimate:
     """after - before on the questions that both have, resampled together (paired); NaN where nothing is shared, an interval of NaN for
-    a single question."""
+    a single question, and never one of width zero: questions that all changed alike leave room for others (see `mean_change`)."""
     shared = sorted(before.keys() & after.keys())
     old, old_weights = quantity.arrays([before[uid] for uid in shared])
     new, new_weights = quantity.arrays([after[uid] for uid in shared])
@@ -170,9 +263,11 @@ def change(before: Mapping[str, Row], after: Mapping[str, Row], quantity: Quanti
     value = float(_difference(new, new_weights, old, old_weights))
     if len(shared) == 1:
         return Estimate(value, math.nan, math.nan, 1)
-    if np.ptp(old) == np.ptp(new) == np.ptp(old_weights) == np.ptp(new_weights) == 0.0:
-        return Estimate(value, value, value, len(shared))
-    return Estimate(value, *_bootstrap((new, new_weights, old, old_weights), _difference), len(shared))
+    low, high = _bootstrap((new, new_weights, old, old_weights), _difference)
+    if high - low < TINY:
+        counted = min(int((weights > 0).sum()) for weights in (old_weights, new_weights))
+        low, high = _alike(value, counted, (-1.0, 1.0) if quantity.percent else None)
+    return Estimate(value, low, high, len(shared))
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,33 +314,39 @@ def over_seeds(seeds: Seeds) -> Estimate:
         return estimate(seeds.values[0], seeds.weights[0])
     value = float(seeds.per_seed().mean())
     count = int((seeds.weights > 0).any(axis=0).sum())
-    if not value and not np.any(seeds.values):  # no spread to resample: the exact interval as if all seeds were one
-        high = stats.binomtest(0, count).proportion_ci(CONFIDENCE, method="exact").high
-        return Estimate(value, 0.0, float(high), count)
+    if 0.0 <= value <= 1.0 and np.ptp(seeds.values[seeds.weights > 0]) < TINY:
+        # no spread to resample: the exact interval as if all seeds were one
+        return Estimate(value, *_alike(value, count, (0.0, 1.0)), count)
     generator = np.random.default_rng([SEED, 1])
     draws = _question_draws(seeds.values.shape[1])
     return Estimate(value, *_percentiles(seeds.resampled(draws, generator)), count)
 
 
-def difference_over_seeds(method: Seeds, other: Seeds) -> Estimate:
-    """method - other over seeds: the same question draws for both, seeds drawn apart."""
+def difference_over_seeds(method: Seeds, other: Seeds, share: bool = True) -> Estimate:
+    """method - other over seeds: the same question draws for both, seeds drawn apart. `share`: values lie in [0, 1], so that even
+    where no draw differs there is an interval, over the questions."""
     if not (method.weights.any(axis=1).all() and other.weights.any(axis=1).all()):
         return NOTHING
     generator = np.random.default_rng([SEED, 1])
     draws = _question_draws(method.values.shape[1])
     samples = method.resampled(draws, generator) - other.resampled(draws, generator)
     value = float(method.per_seed().mean() - other.per_seed().mean())
-    return Estimate(value, *_percentiles(samples), method.values.shape[1])
+    low, high = _percentiles(samples)
+    count = min(int((seeds.weights > 0).any(axis=0).sum()) for seeds in (method, other))
+    if high - low < TINY:
+        low, high = _alike(value, count, (-1.0, 1.0) if share else None)
+    return Estimate(value, low, high, count)
 
 
 def seed_t_interval(method: Seeds, other: Seeds) -> Estimate:
-    """Mean of the differences of equal seeds with a t interval over seeds (questions held as they are); NaN bounds below two seeds."""
+    """Mean of the differences of equal seeds with a t interval over seeds (questions held as they are); NaN bounds below two seeds,
+    and where the differences are all the same: so few equal numbers do not say that the next one is equal too."""
     differences = method.per_seed() - other.per_seed()
     mean = float(differences.mean())
     if len(differences) < 2:
         return Estimate(mean, math.nan, math.nan, len(differences))
     error = float(stats.sem(differences))
-    if error == 0.0:
-        return Estimate(mean, mean, mean, len(differences))
+    if error < TINY:
+        return Estimate(mean, math.nan, math.nan, len(differences))
     low, high = stats.t.interval(CONFIDENCE, len(differences) - 1, loc=mean, scale=error)
     return Estimate(mean, float(low), float(high), len(differences))

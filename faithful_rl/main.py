@@ -175,10 +175,9 @@ def train(job: Job) -> int:
     """Run the recipe in its output directory. Returns the exit code."""
     from faithful_rl import preflight
 
-    key = run_record.fingerprint(resolved(job.composed))
-    run = run_record.choose(job.typed.recipe, job.typed.output_dir, key, resume=job.resume)
-    job.composed.faithful_rl.output_dir = job.typed.output_dir = str(run.path)
     config = resolved(job.composed)
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config), resume=job.resume, config=config)
+    config = _settle(job, run.path)
     set_environment(job.typed, run.path)
     preflight.check_static(config, job.typed)
     with run_lock.locked(run.path), quiet(run.path / "logs" / "driver.log") as terminal:
@@ -263,18 +262,36 @@ def _show(typed: FaithfulRLConfig, run_dir: Path) -> int:
 
 
 def check(job: Job) -> int:
-    """`mode=check`: every check that starts no worker; writes nothing but the data that a first run would make."""
+    """`mode=check`: every check that starts no worker; writes nothing but the data that a first run would make.
+
+    Where a recipe is for another machine than this one (its world is not what is installed here), its settings, and what of its files is
+    here, are checked and the plan is printed before the difference is told.
+    """
     from faithful_rl import preflight
 
     config = resolved(job.composed)
-    set_environment(job.typed, Path(job.typed.output_dir or "outputs"))
-    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config), resume=job.resume)
-    preflight.check_static(config, job.typed)
+    run = run_record.choose(job.typed.recipe, job.typed.output_dir, run_record.fingerprint(config), resume=job.resume, config=config)
+    set_environment(job.typed, run.path)
+    preflight.check_settings(config, job.typed)
+    config = _settle(job, run.path)
+    try:
+        preflight.check_installation(config, job.typed)
+    except ConfigError:
+        preflight.check_present(config, job.typed)
+        print(preflight.plan(config, job.typed, run, verdict=preflight.SETTINGS_ONLY))
+        raise
+    preflight.check_here(config, job.typed)
     with tempfile.TemporaryDirectory() as folder, quiet(Path(folder) / "chatter.log"):
         notes = preflight.check_started(config, job.typed)
         preflight.check_cluster(config, job.typed)
     print(preflight.plan(config, job.typed, run, notes))
     return 0
+
+
+def _settle(job: Job, run_dir: Path) -> dict[str, Any]:
+    """The configuration with its output directory, on which other paths depend."""
+    job.composed.faithful_rl.output_dir = job.typed.output_dir = str(run_dir)
+    return resolved(job.composed)
 
 
 def _failure(error: Exception) -> str:

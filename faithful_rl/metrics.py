@@ -125,8 +125,18 @@ METRICS: tuple[Metric, ...] = (
         "constraint/<k>/updated", "flag", "0 or 1", "1: the multiplier took a step; 0 also where first_step or update_every says to wait"
     ),
     Metric("constraint/<k>/saturated", "flag", "0 or 1", "1: the multiplier stands at its maximum"),
-    Metric("constraint/<k>/infeasible", "flag", "0 or 1", "1: at its maximum and violated for constraint_patience steps in a row"),
-    Metric("constraint/<k>/starved", "flag", "0 or 1", "1: no rollout has applied for constraint_patience steps in a row"),
+    Metric(
+        "constraint/<k>/infeasible",
+        "flag",
+        "0 or 1",
+        "1: at its maximum and violated, each on average over the last constraint_patience measured steps",
+    ),
+    Metric(
+        "constraint/<k>/starved",
+        "flag",
+        "0 or 1",
+        "1: frozen for constraint_patience steps in a row: too few rollouts applied, or judges failed",
+    ),
     Metric("advantage/<signal>_abs_mean", "advantage", ">= 0", "mean |A_k| of one signal after group normalisation, before its multiplier"),
     Metric("advantage/<signal>_weight", "weight", ">= 0", "weight of one signal in this step, where weights are set (summed, gdpo, hras)"),
     Metric(ADVANTAGE_TOTAL_STD, "advantage", ">= 0", "standard deviation of the combined advantage before whitening"),

@@ -41,7 +41,7 @@ def parse(text: str, blocks: Sequence[str] = BLOCKS) -> ParsedResponse:
       Tags are lower case, without attributes, and none of them occurs twice. A blank block is still a block.
     - `reasoning`: what follows the first `<think>` up to the first `</think>` after it; when that is missing (a response cut at
       its length limit), up to the first `<answer>` after it or the end. "" without `<think>`. Where `blocks` has more than
-      think and answer, the contents of all its complete blocks but the answer, one a line, if there are any.
+      think and answer, the contents of all its complete blocks but the answer (none inside another), one a line, if there are any.
     - `answer`: the content, stripped, of the last complete answer block, so that a later block overrides an earlier one and
       listing several buys nothing. None without a complete block.
     - `boxes`: in order, from the reasoning only. Swapped corners are put in order. `invalid_boxes` counts `<bbox>` openings that
@@ -85,6 +85,31 @@ def contents(text: str, tag: str) -> tuple[str, ...]:
     return tuple(text[start:end] for start, end in _blocks(text, _tag(tag)))
 
 
+def placed(text: str, blocks: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    """Contents of the complete blocks of a response that lie inside no other of `blocks`, by tag, in order. Tags are plain words.
+
+    A block ends at the first closing tag of its name. A tag that is never closed opens nothing, so that what follows it still stands.
+    """
+    tags = list(_tag("|".join(blocks)).finditer(text))
+    closing: list[int | None] = [None] * len(tags)  # for each opening tag, the index of the next closing one of its name
+    ahead: dict[str, int] = {}
+    for index in range(len(tags) - 1, -1, -1):
+        name = tags[index][0].strip("</>")
+        if tags[index][0][1] == "/":
+            ahead[name] = index
+        else:
+            closing[index] = ahead.get(name)
+    found: dict[str, list[str]] = {block: [] for block in blocks}
+    index = 0
+    while index < len(tags):
+        end = closing[index]
+        if end is not None:
+            found[tags[index][0].strip("</>")].append(text[tags[index].end() : tags[end].start()])
+            index = end
+        index += 1
+    return {block: tuple(texts) for block, texts in found.items()}
+
+
 def _blocks(text: str, tag: re.Pattern[str]) -> Iterator[tuple[int, int]]:
     """Content spans of an opening tag followed, with no other such tag between, by its closing tag (the innermost blocks)."""
     opened: int | None = None
@@ -111,13 +136,16 @@ def _well_formed(text: str, blocks: Sequence[str]) -> bool:
 
 @functools.cache
 def _tag(name: str) -> re.Pattern[str]:
-    return re.compile(rf"</?{re.escape(name)}>")
+    return re.compile(rf"</?(?:{name})>")
 
 
 def _joined(text: str, blocks: Sequence[str]) -> str:
     """Contents of the complete reasoning blocks of a design with more of them than `think`; "" for other designs."""
     reasoning = [block for block in blocks if block != "answer"]
-    return "\n".join(content for block in reasoning for content in contents(text, block)) if len(reasoning) > 1 else ""
+    if len(reasoning) < 2:
+        return ""
+    found = placed(text, blocks)
+    return "\n".join(content for block in reasoning for content in found[block])
 
 
 def _reasoning(text: str) -> str:

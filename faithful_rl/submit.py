@@ -8,7 +8,7 @@ Words of this command beside those of faithful_rl.main:
   wait=true|SECONDS           follow the job to its end, so many seconds at most, and exit with 0, 1 (failed), 143 (stopped), or 3 where
                               following ended before the job
   follow=ID                   submit nothing: follow a job that was submitted before; takes address and wait only
-  dry=true                    check and print, submit nothing
+  dry=true                    check the settings and print the plan, submit nothing
 
 The output directory must be an absolute path that the cluster's nodes share. Secrets do not travel: the cluster's own environment
 holds them (Kubernetes: a Secret). Ray's token authentication stays on: export RAY_AUTH_TOKEN, or keep the token in ~/.ray/auth_token.
@@ -156,21 +156,26 @@ def next_id(recipe: str, folder: str, jobs: Sequence[tuple[str, str]]) -> str:
     return f"{stem}-{1 + max((int(name.rpartition('-')[2]) for name, _ in mine), default=0)}"
 
 
-def check(words: Sequence[str]) -> tuple[str, float]:
-    """Compose and validate the recipe here, where verl is installed; returns its name and the longest step in seconds."""
+def check(words: Sequence[str]) -> tuple[str, float, str]:
+    """Compose and validate the recipe here, where verl is installed; returns its name, the longest step in seconds and the plan ("" where
+    nothing is known of it: without verl, or where the job is a check itself)."""
     if importlib.util.find_spec("verl") is None:
         recipe = next((word.removeprefix("recipe=") for word in words if word.startswith("recipe=")), "")
         if not recipe:
             raise ConfigError("recipe", "nothing", "recipe=NAME", "See python -m faithful_rl.main --help.")
-        return recipe, 1800.0
+        return recipe, 1800.0, ""
     options, mode, overrides = command.parse(words)
     job = command.prepare(overrides, options.resume == "auto")
-    if mode == "train" and job.typed.method in ("grpo", "fgrpo"):  # the others have no rollouts
-        from faithful_rl.preflight import batches, judges
+    plan = ""
+    if mode == "train":
+        from faithful_rl import preflight
+        from faithful_rl.run_record import RunDirectory
 
-        batches.check(command.resolved(job.composed), job.typed)
-        judges.check(job.typed)
-    return job.typed.recipe, job.typed.step_timeout_seconds
+        config = command.resolved(job.composed)
+        preflight.check_settings(config, job.typed)
+        run = RunDirectory(Path(job.typed.output_dir), "", resumes=False)
+        plan = preflight.plan(config, job.typed, run, verdict=preflight.SETTINGS_ONLY)
+    return job.typed.recipe, job.typed.step_timeout_seconds, plan
 
 
 def build(request: Request, job_id: str, longest_step: float, working_dir: Path | None) -> Submission:
@@ -192,13 +197,15 @@ def submit(request: Request, say: Callable[[str], None] = print) -> int:
     """
     if request.follow:
         return _follow(_client(request.address), request.follow, replace(request, wait=request.wait or Patience().longest), say)
-    recipe, longest_step = check(request.words)
+    recipe, longest_step, plan = check(request.words)
     folder = output_dir(request.words)
     root = command.PROJECT_ROOT
     chosen = upload.files(root) if request.upload == "checkout" else []
     size = upload.measure(root, chosen)
     say(f"code       {f'{size:.1f} MiB in {len(chosen)} files of {root}' if chosen else 'that of the image'}")
     if request.dry:
+        if plan:
+            say(plan)
         say(build(request, request.id or f"{recipe}-...", longest_step, root if chosen else None).entrypoint)
         return 0
     client = _client(request.address)
@@ -220,7 +227,10 @@ def _client(address: str) -> Any:
         from ray.job_submission import JobSubmissionClient
     except ImportError as error:
         raise ConfigError("installation", "no ray", "Ray with its job client", "Install it: pip install 'ray[default]'.") from error
-    return ask(lambda: JobSubmissionClient(address))
+    try:
+        return ask(lambda: JobSubmissionClient(address))
+    except ConfigError as error:
+        raise ConfigError("address", f"{address}, where no dashboard takes jobs ({error.found})", error.expected, error.fix) from error
 
 
 def again(job_id: str, address: str) -> str:

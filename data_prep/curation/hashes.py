@@ -20,6 +20,7 @@ from data_prep.images import opened
 from data_prep.manifest import sha256
 from data_prep.record import Image, Record, Unusable
 from data_prep.sources import in_order
+from data_prep.sources.fields import inline_options
 from data_prep.writers.parquet import read_rows, write_rows
 from data_prep.writers.rl import record_of
 from faithful_rl.config import ConfigError
@@ -29,6 +30,7 @@ _SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
         ("question", pa.string()),
+        ("stem", pa.string()),
         ("gold", pa.string()),
         ("pixels", pa.list_(pa.string())),
         ("perceptual", pa.list_(pa.uint64())),
@@ -43,6 +45,7 @@ class Row:
 
     Attributes:
         question: normalised question and options, as the accuracy reward normalises.
+        stem: normalised question alone, also without options that an open question lists in its text.
         gold: normalised gold answer's text.
         pixels: SHA-256 (hex) of each image's size and RGB pixels; "" for an image that does not open any more.
         perceptual: 64 bits of each image.
@@ -50,6 +53,7 @@ class Row:
 
     uid: str
     question: str
+    stem: str
     gold: str
     pixels: tuple[str, ...]
     perceptual: tuple[int, ...]
@@ -59,15 +63,22 @@ def table(pool: Path, kept_at: Path, workers: int = 0) -> list[Row]:
     """The rows of an RL parquet file, in its order. What was worked out for the same file before is read from `kept_at`."""
     digest = sha256(pool)
     if kept_at.is_file():
-        try:
-            rows = [(row.pop("pool"), _row(row)) for row in read_rows(kept_at)]
-        except (pa.ArrowInvalid, KeyError, TypeError) as error:
-            raise ConfigError(str(kept_at), f"no table of hashes ({error})", "what curation wrote", "Remove the file.") from error
+        rows = _kept(kept_at)
         if len(rows) == pq.ParquetFile(pool).metadata.num_rows and all(found == digest for found, _ in rows):
             return [row for _, row in rows]
     found: list[Row] = list(in_order(lambda raw: row_of(record_of(raw)), read_rows(pool), workers))
     write_rows(({**_cells(row), "pool": digest} for row in found), kept_at, _SCHEMA)
     return found
+
+
+def _kept(path: Path) -> list[tuple[str, Row]]:
+    """(hash of the pool, row) of a kept table; [] where it has other columns, as an earlier version wrote them."""
+    try:
+        if pq.read_schema(path).names != _SCHEMA.names:
+            return []
+        return [(row.pop("pool"), _row(row)) for row in read_rows(path)]
+    except (pa.ArrowInvalid, KeyError, TypeError) as error:
+        raise ConfigError(str(path), f"no table of hashes ({error})", "what curation wrote", "Remove the file.") from error
 
 
 def row_of(record: Record) -> Row:
@@ -76,6 +87,7 @@ def row_of(record: Record) -> Row:
     return Row(
         record.uid,
         normalised_question(record),
+        normalise(record.question if record.options else inline_options(record.question)[0]),
         normalise(record.gold_text),
         tuple(pixels for pixels, _ in hashes),
         tuple(perceptual for _, perceptual in hashes),
@@ -114,6 +126,7 @@ def _cells(row: Row) -> dict[str, Any]:
     return {
         "uid": row.uid,
         "question": row.question,
+        "stem": row.stem,
         "gold": row.gold,
         "pixels": list(row.pixels),
         "perceptual": list(row.perceptual),
@@ -121,7 +134,7 @@ def _cells(row: Row) -> dict[str, Any]:
 
 
 def _row(cells: dict[str, Any]) -> Row:
-    return Row(cells["uid"], cells["question"], cells["gold"], tuple(cells["pixels"]), tuple(cells["perceptual"]))
+    return Row(cells["uid"], cells["question"], cells["stem"], cells["gold"], tuple(cells["pixels"]), tuple(cells["perceptual"]))
 
 
 def without_images(rows: Iterator[Row]) -> list[str]:

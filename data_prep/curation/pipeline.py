@@ -13,10 +13,11 @@ from typing import Any
 from data_prep.curation.clusters import embed, read_embeddings, sample
 from data_prep.curation.difficulty import Answers, measure, selected
 from data_prep.curation.hashes import Row, table, without_images
-from data_prep.curation.overlap import BENCHMARK_QUESTION, BenchmarkIndex, duplicates
+from data_prep.curation.overlap import BENCHMARK_QUESTION, BENCHMARK_STEM, BenchmarkIndex, duplicates
 from data_prep.curation.settings import Contamination, Curation, Difficulty, Representative, benchmark_file, read_settings
 from data_prep.manifest import sha256
-from data_prep.recipe import Recipe, Selection, pool_file
+from data_prep.mixture import NOT_DRAWN, Selection, pool_file
+from data_prep.recipe import Recipe
 from data_prep.sampling import Sampler, endpoint_sampler
 from data_prep.writers.parquet import read_rows
 from faithful_rl.config import ConfigError
@@ -24,13 +25,7 @@ from faithful_rl.config import ConfigError
 FOLDER = "curation"
 EXAMPLES = 10  # of matches with a benchmark, in the report
 
-UNREADABLE, NO_ROLLOUTS, NOT_TRIED, TOO_EASY_OR_HARD, NOT_NEEDED = (
-    "image_unreadable",
-    "no_rollouts",
-    "not_a_candidate",
-    "too_easy_or_too_hard",
-    "not_drawn",
-)
+UNREADABLE, NO_ROLLOUTS, NOT_TRIED, TOO_EASY_OR_HARD = ("image_unreadable", "no_rollouts", "not_a_candidate", "too_easy_or_too_hard")
 
 
 class _Pool:
@@ -39,29 +34,34 @@ class _Pool:
     def __init__(self, name: str, path: Path, amount: int, rows: list[Row]) -> None:
         self.name, self.path, self.amount, self.rows = name, path, amount, rows
         self.left = list(range(len(rows)))
-        self.dropped: Counter[str] = Counter()
+        self.reasons: dict[int, str] = {}
         self.more: dict[str, Any] = {}
 
     def drop(self, reasons: Mapping[int, str]) -> None:
-        self.dropped.update(reasons[number] for number in self.left if number in reasons)
+        self.reasons.update((number, reasons[number]) for number in self.left if number in reasons)
         self.left = [number for number in self.left if number not in reasons]
 
     def keep(self, numbers: Sequence[int], reason: str) -> None:
         kept = frozenset(numbers)
         self.drop({number: reason for number in self.left if number not in kept})
 
+    @property
+    def dropped(self) -> dict[str, int]:
+        """Rows left out, by reason."""
+        return dict(sorted(Counter(self.reasons.values()).items()))
+
     def require(self, amount: int) -> None:
         """Raises ConfigError when fewer rows than `amount` are left."""
         if len(self.left) >= amount:
             return
-        why = ", ".join(f"{count} {reason}" for reason, count in sorted(self.dropped.items())) or "none dropped"
+        why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items()) or "none dropped"
         found = f"{amount}, with {len(self.left)} of {len(self.rows)} rows of the pool left ({why})"
         raise ConfigError(
             f"{self.name}.amount", found, f"at most {len(self.left)}", f"Raise {self.name}.pool= or lower {self.name}.amount=."
         )
 
     def report(self) -> dict[str, Any]:
-        return {"pool": len(self.rows), "kept": len(self.left), "dropped": dict(sorted(self.dropped.items())), **self.more}
+        return {"pool": len(self.rows), "kept": len(self.left), "dropped": self.dropped, **self.more}
 
 
 def run(
@@ -100,12 +100,15 @@ def run(
     if settings.contamination:
         _decontaminate(states, settings.contamination, work)
     for state in states:
-        state.require(state.amount)
+        if not recipe.quick:
+            state.require(state.amount)
         if settings.difficulty:
             _measure(state, settings, settings.difficulty, recipe.seed, work, sampler, progress)
-            state.require(state.amount)
-        state.keep(_drawn(state, state.amount, settings.representative, recipe.seed, "amount"), NOT_NEEDED)
-    return Selection({state.name: state.left for state in states}, _report(settings, states))
+            if not recipe.quick:
+                state.require(state.amount)
+        state.keep(_drawn(state, state.amount, settings.representative, recipe.seed, "amount"), NOT_DRAWN)
+    chosen, reasons = {state.name: state.left for state in states}, {state.name: state.reasons for state in states}
+    return Selection(chosen, reasons, _report(settings, states))
 
 
 def _decontaminate(states: Sequence[_Pool], settings: Contamination, work: Path) -> None:
@@ -119,12 +122,15 @@ def _decontaminate(states: Sequence[_Pool], settings: Contamination, work: Path)
         matches = index.matches(state.rows, settings.distance)
         left = frozenset(state.left)
         matches = {number: match for number, match in matches.items() if number in left}
-        asked = sum(match.reason == BENCHMARK_QUESTION for match in matches.values())
-        examples = [{"uid": state.rows[number].uid, **asdict(match)} for number, match in sorted(matches.items())]
-        examples.sort(key=lambda one: one["reason"] == BENCHMARK_QUESTION)
-        state.more["contamination"] = {"same_question_other_image": asked, "examples": examples[:EXAMPLES]}
-        drop_questions = settings.questions == "drop"
-        state.drop({number: match.reason for number, match in matches.items() if drop_questions or match.reason != BENCHMARK_QUESTION})
+        alone = Counter(match.reason for match in matches.values() if match.text_alone)
+        first = sorted(matches.items(), key=lambda one: (one[1].text_alone, one[0]))
+        state.more["contamination"] = {
+            "same_question_other_image": alone[BENCHMARK_QUESTION],
+            "same_stem_other_image": alone[BENCHMARK_STEM],
+            "examples": [{"uid": state.rows[number].uid, **asdict(match)} for number, match in first[:EXAMPLES]],
+        }
+        drop_text = settings.questions == "drop"
+        state.drop({number: match.reason for number, match in matches.items() if drop_text or not match.text_alone})
 
 
 def _measure(

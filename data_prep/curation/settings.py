@@ -1,4 +1,4 @@
-"""The `curation:` node of a data recipe, typed. A step that is not named is not taken."""
+"""The `curation:` node of a data recipe, typed. A step that is not named is not taken, and neither is one that is `none`."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 from faithful_rl.config import ConfigError
 
 QUESTIONS = ("count", "drop")
+NONE = "none"  # a step of the recipe that is not wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,10 +19,11 @@ class Contamination:
     """Rows whose image is one of a benchmark's.
 
     Attributes:
-        benchmarks: name -> RL parquet file of the benchmark, or its directory.
+        benchmarks: name -> RL parquet file of the benchmark, or its directory; at least one (`ready` asks for it).
         distance: bits of 64 in which two perceptual hashes may differ, in [0, 16].
         questions: what a question that a benchmark asks too, about another image, means: count it, or drop the row. Templates such as
-            "How many chairs are there?" repeat everywhere, so the default only counts.
+            "How many chairs are there?" repeat everywhere, so the default only counts. The same holds of a question whose stem of at
+            least eight words a benchmark asks with other options or without them.
     """
 
     benchmarks: Mapping[str, str] = field(default_factory=dict)
@@ -32,8 +34,6 @@ class Contamination:
         _check("contamination.distance", self.distance, 0, 16)
         if self.questions not in QUESTIONS:
             raise ConfigError("curation.contamination.questions", repr(self.questions), f"one of {', '.join(QUESTIONS)}", "Change it.")
-        if not self.benchmarks:
-            raise ConfigError("curation.contamination.benchmarks", "none", "NAME: PATH of at least one benchmark's RL file", "Add one.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,29 @@ def ready(settings: Curation) -> None:
     for package, name in needed:
         if importlib.util.find_spec(package) is None:
             raise ConfigError("curation", f"no package {name}", "the extra `data`", "pip install 'faithful_rl[data]'.")
-    for key, example in (("base_url", "http://127.0.0.1:8000/v1"), ("model", "Qwen/Qwen2.5-VL-7B-Instruct")):
-        if settings.difficulty and not getattr(settings.difficulty, key):
-            raise ConfigError(f"curation.difficulty.{key}", "nothing", f"text such as {example}", f"Add curation.difficulty.{key}=...")
+    _complete(settings)
     for name, location in settings.contamination.benchmarks.items() if settings.contamination else ():
         benchmark_file(name, location)
+
+
+def _complete(settings: Curation) -> None:
+    """One message for everything that only the user knows."""
+    missing = []
+    if settings.contamination and not settings.contamination.benchmarks:
+        missing.append(("contamination", "benchmarks", "'{cvbench: data/cv_bench}'"))
+    for key, example in (("base_url", "http://127.0.0.1:8000/v1"), ("model", "Qwen/Qwen2.5-VL-7B-Instruct")):
+        if settings.difficulty and not getattr(settings.difficulty, key):
+            missing.append(("difficulty", key, example))
+    if missing:
+        keys = [f"curation.{step}.{key}" for step, key, _ in missing]
+        steps = dict.fromkeys(step for step, _, _ in missing)
+        raise ConfigError(
+            ", ".join(keys),
+            "nothing",
+            "the benchmarks' RL files and the base model's endpoint that these steps need, or a step left out on purpose",
+            f"Add {' '.join(f'curation.{step}.{key}={example}' for step, key, example in missing)}, "
+            f"or say {' '.join(f'curation.{step}=none' for step in steps)}.",
+        )
 
 
 def benchmark_file(name: str, location: str) -> Path:
@@ -140,10 +158,10 @@ def benchmark_file(name: str, location: str) -> Path:
 
 
 def _part(name: str, node: Any, kind: type[Any]) -> Any:
-    if node is None:
+    if node is None or node == NONE:
         return None
     if not isinstance(node, Mapping):
-        raise ConfigError(f"curation.{name}", repr(node), "a mapping", "See data_prep/curation/settings.py for its keys.")
+        raise ConfigError(f"curation.{name}", repr(node), f"a mapping, or {NONE}", "See data_prep/curation/settings.py for its keys.")
     fields = kind.__dataclass_fields__
     _unknown(f"{name}.", node, tuple(fields))
     values = {}

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from data_prep.mcts.search import SearchSettings
 from data_prep.mcts.step import Step
-from data_prep.mcts.teacher import BudgetSpent, Reply, Teacher
+from data_prep.mcts.teacher import BudgetSpent, Reply, Teacher, TeacherFailure
 from data_prep.record import Record
+from data_prep.sampling import ATTEMPTS, FIRST_PAUSE_SECONDS
+
+logger = logging.getLogger(__name__)
+
+ASSUMED_STEP = 200  # bytes of a step's text in an estimate
 
 
 @dataclass(slots=True)
@@ -32,33 +39,22 @@ class Budget:
 
 
 class Metered:
-    """A teacher whose requests are paid from a budget."""
+    """A teacher whose requests are paid from a budget, every attempt by itself.
 
-    def __init__(self, teacher: Teacher, budget: Budget) -> None:
-        self._teacher, self.budget = teacher, budget
+    One that failed, or was cancelled, after it may have reached a server costs all that was reserved for it."""
+
+    def __init__(self, teacher: Teacher, budget: Budget, attempts: int = ATTEMPTS, pause: float = FIRST_PAUSE_SECONDS) -> None:
+        """`attempts` of one request; `pause`: seconds before the second one, doubled after every failure."""
+        self._teacher, self.budget, self._attempts, self._pause = teacher, budget, attempts, pause
 
     async def next_step(self, record: Record, steps: Sequence[Step], *, seed: int) -> Reply:
-        price = self._reserve(record)
-        used = 0
-        try:
-            reply = await self._teacher.next_step(record, steps, seed=seed)
-            used = reply.tokens
-        finally:
-            self.budget.settle(price, used)
-        return reply
+        return await self._paid(self.step_tokens(record, steps), lambda: self._teacher.next_step(record, steps, seed=seed))
 
     async def rest(self, record: Record, steps: Sequence[Step], *, seed: int) -> Reply:
-        price = self._reserve(record)
-        used = 0
-        try:
-            reply = await self._teacher.rest(record, steps, seed=seed)
-            used = reply.tokens
-        finally:
-            self.budget.settle(price, used)
-        return reply
+        return await self._paid(self.step_tokens(record, steps), lambda: self._teacher.rest(record, steps, seed=seed))
 
-    def step_tokens(self, record: Record) -> int:
-        return self._teacher.step_tokens(record)
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
+        return self._teacher.step_tokens(record, steps)
 
     async def start(self) -> None:
         await self._teacher.start()
@@ -66,15 +62,29 @@ class Metered:
     async def close(self) -> None:
         await self._teacher.close()
 
-    def _reserve(self, record: Record) -> int:
-        price = self._teacher.step_tokens(record)
-        self.budget.reserve(price)
-        return price
+    async def _paid(self, price: int, ask: Callable[[], Awaitable[Reply]]) -> Reply:
+        for attempt in range(self._attempts):
+            self.budget.reserve(price)
+            used = price  # unless something better is known of it
+            try:
+                reply = await ask()
+                used = reply.tokens
+                return reply
+            except TeacherFailure as failure:
+                used = price if failure.sent else 0
+                if not failure.retryable or attempt + 1 == self._attempts:
+                    raise
+                wait = max(self._pause * 2**attempt, failure.pause)
+                logger.warning("attempt %d of %d failed: %s", attempt + 1, self._attempts, failure)
+            finally:
+                self.budget.settle(price, used)
+            await asyncio.sleep(wait)
+        raise TeacherFailure("no attempt was allowed", sent=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What a run asks for at most."""
+    """What a run asks for at most, with steps of a usual length."""
 
     questions: int
     requests: int
@@ -83,7 +93,8 @@ class Estimate:
     def lines(self, limit: int, spent: int) -> list[str]:
         """For a person, before the start."""
         per_question = self.tokens // max(self.questions, 1)
-        lines = [f"at most {self.requests:,} requests and {self.tokens:,} tokens for {self.questions:,} questions ({per_question:,} each)"]
+        most = f"at most {self.requests:,} requests and about {self.tokens:,} tokens"
+        lines = [f"{most} for {self.questions:,} questions ({per_question:,} each)"]
         if limit:
             left = max(limit - spent, 0)
             enough = "enough" if left >= self.tokens else f"enough for about {left // max(per_question, 1):,} of them"
@@ -92,7 +103,21 @@ class Estimate:
 
 
 def estimate(sample: Iterable[Record], questions: int, teacher: Teacher, settings: SearchSettings) -> Estimate:
-    """From above, by the mean over `sample`: the search may meet ends of chains earlier and ask less."""
-    prices = [teacher.step_tokens(record) for record in sample]
-    requests = questions * settings.requests
-    return Estimate(questions, requests, round(requests * sum(prices) / len(prices)) if prices else 0)
+    """From above, by the mean over `sample`: the search may meet ends of chains earlier and ask less.
+
+    A step is taken to have `ASSUMED_STEP` bytes and a box; the budget itself reserves by the steps that there are.
+    """
+    totals = [_most(record, teacher, settings) for record in sample]
+    return Estimate(questions, questions * settings.requests, round(questions * sum(totals) / len(totals)) if totals else 0)
+
+
+def _most(record: Record, teacher: Teacher, settings: SearchSettings) -> int:
+    """Tokens of one tree: the node of the n-th simulation lies n steps below the question at most, the first one at 0."""
+    width, height = record.images[0].wh
+    step = Step("x" * ASSUMED_STEP, (0.0, 0.0, float(width), float(height)))
+    prices = [teacher.step_tokens(record, [step] * depth) for depth in range(min(settings.simulations, settings.depth) + 1)]
+    deepest = len(prices) - 2  # the rollouts of a node's children have one step more before them
+    return sum(
+        settings.branching * (prices[min(number, deepest)] + settings.rollouts * prices[min(number, deepest) + 1])
+        for number in range(settings.simulations)
+    )

@@ -119,7 +119,9 @@ def linearise(tree: Tree, settings: ChainSettings) -> list[Chain]:
 
 
 def _corrected(tree: Tree, right: Sequence[Path], wrong: Sequence[Path], settings: ChainSettings) -> list[Chain]:
-    """The wrong turns that the tree is surest of, and of these the shortest; each wrong turn is used once."""
+    """The shortest, of equal ones that with the turn that the tree is surest is wrong; each wrong turn is used once.
+
+    A turn from which the right answer was reached more often than not comes after all others: it may not be what was wrong."""
     candidates = []
     for good in right:
         for bad in wrong:
@@ -129,11 +131,12 @@ def _corrected(tree: Tree, right: Sequence[Path], wrong: Sequence[Path], setting
                 continue
             value = tree.nodes[bad.nodes[shared]].value if shared < len(bad.nodes) else _UNKNOWN_VALUE
             chain = Chain(CORRECTED, (*good.steps[:shared], *turn, *good.steps[shared:]), (shared, shared + len(turn)))
-            candidates.append((value, _length(chain), tuple(turn), chain))
-    candidates.sort(key=lambda candidate: candidate[:2])
+            words, text = _length(chain)
+            candidates.append(((value > _UNKNOWN_VALUE, words, value, text), tuple(turn), chain))
+    candidates.sort(key=lambda candidate: candidate[0])
     used: set[tuple[Step, ...]] = set()
     chains: list[Chain] = []
-    for _, _, turn_steps, chain in candidates:
+    for _, turn_steps, chain in candidates:
         if len(chains) < settings.corrected and turn_steps not in used:
             used.add(turn_steps)
             chains.append(chain)

@@ -13,10 +13,10 @@ from typing import Any
 from data_prep.mcts.chains import clipped
 from data_prep.mcts.step import Step, last_box
 from data_prep.mcts.teacher import Reply, TeacherFailure
-from data_prep.mcts.views import View, whole, zoomed
+from data_prep.mcts.views import LONGEST_RATIO, View, shown_size, whole, zoomed
 from data_prep.prompts import letter, user_text
 from data_prep.record import MEDIA_TAG, Record, Unusable
-from data_prep.sampling import Sampler, image_part, text_part
+from data_prep.sampling import Sampler, image_part, may_have_cost, text_part
 from faithful_rl.config import ConfigError
 from faithful_rl.judges.backend import JudgeFailure
 from faithful_rl.rewards.accuracy import normalise, read_options
@@ -26,6 +26,8 @@ MAX_TEXT = 600  # characters of one step
 MAX_STEPS = 32  # of one reply
 VIEWS_KEPT = 512  # encoded images in memory
 PATCH = 28  # pixels of one visual token's side
+IMAGE_ENDS = 2  # tokens before and after an image
+TEMPLATE_TOKENS = 64  # of a chat template around two messages
 
 _BOX = {"anyOf": [{"type": "array", "items": {"type": "number"}, "minItems": 4, "maxItems": 4}, {"type": "null"}]}
 _STEP_FIELDS = {"thought": {"type": "string"}, "box": _BOX}
@@ -109,11 +111,17 @@ class ChatTeacher:
         text, tokens, view = await self._ask(record, steps, seed, _REST, REST_SCHEMA, self.settings.rest_tokens)
         return Reply(read_rest(text, record, view, self.settings.coordinates), tokens)
 
-    def step_tokens(self, record: Record) -> int:
-        """Images at their largest, text at two characters a token, and the longest completion."""
-        images = len(record.images) + self.settings.zoom
-        text = len(RULES) + len(user_text(record.question, record.options)) + MAX_TEXT + 600
-        return images * (self.settings.max_pixels // PATCH**2 + 2) + text // 2 + max(self.settings.step_tokens, self.settings.rest_tokens)
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
+        """Images at their largest, the very text of the prompt with a token for every byte (the most that a byte-level tokenizer makes
+        of it, in any language), the schema, which some endpoints put into the prompt, and the longest completion."""
+        own = self.settings
+        zoom = own.zoom and last_box(steps) is not None
+        first = View(b"", *shown_size(record.images[0].wh, own.min_pixels, own.max_pixels))
+        images = (len(record.images) + zoom) * (max(own.max_pixels // PATCH**2, LONGEST_RATIO + 1) + IMAGE_ENDS)
+        kinds = ((_NEXT, STEP_SCHEMA), (_REST, REST_SCHEMA))
+        texts = [self._words(record, steps, first, zoom, task) + json.dumps(schema) for task, schema in kinds]
+        text = len(RULES.encode()) + max(len(one.encode()) for one in texts) + TEMPLATE_TOKENS
+        return images + text + max(own.step_tokens, own.rest_tokens)
 
     async def start(self) -> None:
         await self._sampler.start()
@@ -127,10 +135,15 @@ class ChatTeacher:
         try:
             views = await asyncio.to_thread(self._look, record, steps)
             messages = self._messages(record, steps, views, task)
-            completion = await self._sampler.sample(messages, max_tokens=max_tokens, seed=seed, json_schema=schema)
         except (JudgeFailure, Unusable) as failure:
-            raise TeacherFailure(f"{record.uid}: {failure}") from failure
-        return completion.text, completion.prompt_tokens + completion.completion_tokens, views[0]
+            raise TeacherFailure(f"{record.uid}: {failure}", sent=False) from failure
+        try:
+            completion = await self._sampler.sample(messages, max_tokens=max_tokens, seed=seed, json_schema=schema)
+        except JudgeFailure as failure:
+            told = f"{record.uid}: {failure}"
+            raise TeacherFailure(told, may_have_cost(failure), failure.retryable, failure.retry_after or 0.0) from failure
+        used = completion.prompt_tokens + completion.completion_tokens
+        return completion.text, used or self.step_tokens(record, steps), views[0]  # an endpoint that counts nothing costs the bound
 
     def _look(self, record: Record, steps: Sequence[Step]) -> list[View]:
         """All images of the question and, last, the region of the latest box, which is in the first image."""
@@ -153,15 +166,16 @@ class ChatTeacher:
         return view
 
     def _messages(self, record: Record, steps: Sequence[Step], views: Sequence[View], task: str) -> list[dict[str, Any]]:
-        first = views[0]
-        frame = _PIXELS.format(width=first.width, height=first.height) if self.settings.coordinates == "pixels" else _THOUSANDTHS
-        said = [f"{number}. {json.dumps(self._shown(step, record, first))}" for number, step in enumerate(steps, 1)]
-        parts = [f"Question: {user_text(record.question, record.options)}", "Steps so far:" if said else "There are no steps yet.", *said]
-        if len(views) > len(record.images):
-            parts.append(_ZOOM)
-        parts += [frame, task]
-        content = [*(image_part(view.png) for view in views), text_part("\n".join(parts))]
+        words = self._words(record, steps, views[0], len(views) > len(record.images), task)
+        content = [*(image_part(view.png) for view in views), text_part(words)]
         return [{"role": "system", "content": RULES}, {"role": "user", "content": content}]
+
+    def _words(self, record: Record, steps: Sequence[Step], first: View, zoom: bool, task: str) -> str:
+        """The user's text; `first` is the view of the first image, `zoom` whether an enlarged part follows the images."""
+        frame = _PIXELS.format(width=first.width, height=first.height) if self.settings.coordinates == "pixels" else _THOUSANDTHS
+        said = [f"{number}. {json.dumps(self._shown(step, record, first), ensure_ascii=False)}" for number, step in enumerate(steps, 1)]
+        parts = [f"Question: {user_text(record.question, record.options)}", "Steps so far:" if said else "There are no steps yet.", *said]
+        return "\n".join([*parts, *([_ZOOM] if zoom else []), frame, task])
 
     def _shown(self, step: Step, record: Record, view: View) -> dict[str, Any]:
         """An earlier step in the coordinates that the teacher writes."""

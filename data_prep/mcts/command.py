@@ -15,11 +15,12 @@ from rich.table import Table
 
 from data_prep.mcts.chains import ChainSettings
 from data_prep.mcts.chat_teacher import ChatTeacher, TeacherSettings
-from data_prep.mcts.questions import open_source
-from data_prep.mcts.run import FINISHED, OUT_OF_BUDGET, TRAIN, Result, RunSettings, expected, prepare, run
+from data_prep.mcts.questions import Source, open_source
+from data_prep.mcts.run import FINISHED, OUT_OF_BUDGET, TRAIN, Result, RunSettings, expected, prepare, run, spent_before
 from data_prep.mcts.scene_teacher import SceneErrors, SceneTeacher
 from data_prep.mcts.search import SearchSettings
 from data_prep.mcts.teacher import Teacher
+from data_prep.mcts.tree import Tree
 from data_prep.sampling import endpoint_sampler
 from faithful_rl.config import ConfigError
 
@@ -91,19 +92,27 @@ def _main(values: dict[str, Any]) -> int:
     if values.get("dry_run"):
         console.print(*most.lines(settings.budget_tokens, 0), sep="\n", highlight=False)
         return EXIT_FINISHED
-    spent = prepare(source, values["out"], settings, described).spent()
+    spent = spent_before(source, values["out"], prepare(source, values["out"], settings, described), settings)
     console.print(*most.lines(settings.budget_tokens, spent), sep="\n", highlight=False)
+    return _report(_run(source, values["out"], teacher, settings, described, most.questions, console), values["out"], console)
+
+
+def _run(
+    source: Source, out: Path, teacher: Teacher, settings: RunSettings, described: dict[str, Any], questions: int, console: Console
+) -> Result:
+    """`run` under a bar that shows finished trees and their tokens, those of earlier starts among them."""
     columns = (TextColumn("trees"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[tokens]:,} tokens"), TimeRemainingColumn())
     with Progress(*columns, console=console) as progress:
-        task = progress.add_task("trees", total=most.questions, tokens=spent)
+        task = progress.add_task("trees", total=questions, tokens=0)
 
-        def finished(tree: Any) -> None:
-            nonlocal spent
-            spent += tree.tokens
-            progress.update(task, advance=1, tokens=spent)
+        tokens = 0
 
-        result = run(source, values["out"], teacher, settings, described, finished)
-    return _report(result, values["out"], console)
+        def finished(tree: Tree) -> None:
+            nonlocal tokens
+            tokens += tree.tokens
+            progress.update(task, advance=1, tokens=tokens)
+
+        return run(source, out, teacher, settings, described, finished)
 
 
 def _teacher(values: Mapping[str, Any]) -> tuple[Teacher, dict[str, Any]]:
@@ -115,7 +124,8 @@ def _teacher(values: Mapping[str, Any]) -> tuple[Teacher, dict[str, Any]]:
         raise ConfigError("teacher", repr(values["teacher"]), "scene or chat", "Change teacher.")
     settings = TeacherSettings(**_take(values, TeacherSettings))
     keys = ("api_key_env", "guided", "concurrency")
-    sampler = endpoint_sampler(values.get("base_url", ""), values.get("model", ""), **{key: values[key] for key in keys if key in values})
+    own = {key: values[key] for key in keys if key in values}
+    sampler = endpoint_sampler(values.get("base_url", ""), values.get("model", ""), attempts=1, **own)  # the budget makes further ones
     return ChatTeacher(sampler, settings), {"kind": "chat", "model": sampler.model, "temperature": 1.0, **asdict(settings)}
 
 

@@ -11,12 +11,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from data_prep import manifest
 from data_prep.frames import Frame
 from data_prep.record import Record
 from data_prep.writers.parquet import read_rows
 from data_prep.writers.rl import record_of
 from faithful_rl.config import ConfigError
+from faithful_rl.provenance import read_manifest, sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +69,7 @@ def open_source(location: Path, split: str = "train") -> Source:
     if missing or rows == 0:
         found = f"{path} {'without ' + ', '.join(missing) if missing else 'without rows'}"
         raise ConfigError("in", found, "an RL parquet file", "Make it with format=rl, or with `python -m data_prep scenes`.")
-    digest, beside = manifest.sha256(path), manifest.read(path.parent)
+    digest, beside = sha256(path), read_manifest(path.parent)  # of any maker, with a version of its own
     listed = (beside or {}).get("files", {}).get(path.name)
     if listed is not None and listed.get("sha256") != digest:
         raise ConfigError("in", f"{path}, which differs from its manifest", "the file that the manifest names", "Make the data again.")

@@ -25,6 +25,7 @@ from data_prep.writers.sft import SCHEMA, sft_row
 from faithful_rl.config import ConfigError
 
 TREES, TRAIN, PAGES, SETTINGS = "trees", "train.parquet", "html", "settings.json"
+LOST = "lost-{}-of-{}.json"  # of one part of the questions: tokens that stand in no tree
 ESTIMATE_FROM = 64  # rows
 FINISHED, UNFINISHED, OUT_OF_BUDGET = "finished", "unfinished", "budget spent"
 
@@ -93,7 +94,7 @@ def prepare(source: Source, out: Path, settings: RunSettings, teacher_settings: 
             raise ConfigError(
                 "out", f"{out} with a run of other settings ({', '.join(different)})", "a new directory or the same settings", fix
             )
-    elif begun or (out.is_dir() and any(entry.name not in (SETTINGS, TREES) for entry in out.iterdir())):
+    elif begun or (out.is_dir() and any(entry.name not in (SETTINGS, TREES) for entry in out.iterdir() if not entry.match("lost-*.json"))):
         raise ConfigError("out", f"{out}, which is not empty", "a new directory, or one with an unfinished run", "Choose another out=.")
     out.mkdir(parents=True, exist_ok=True)
     if not begun:
@@ -126,20 +127,56 @@ def run(
         ConfigError: see `prepare`; a damaged tree; a teacher that does not start.
     """
     forest = prepare(source, out, settings, teacher_settings)
-    mine = (question.record.uid for question in source.questions(settings.limit, settings.shard))
-    budget = Budget(settings.budget_tokens, forest.spent(mine))
-    outcome = asyncio.run(_grow(source, forest, Metered(teacher, budget), settings, progress))
+    budget = Budget(settings.budget_tokens, spent_before(source, out, forest, settings))
+    try:
+        outcome = asyncio.run(_grow(source, forest, Metered(teacher, budget), settings, progress))
+    finally:
+        _keep_lost(source, out, forest, settings, budget.spent)
     missing = _missing(source, forest, settings)
     total = min(source.rows, settings.limit or source.rows)
     if outcome.budget and not settings.accept_budget:
         return Result(OUT_OF_BUDGET, outcome, budget.spent)
     if not outcome.budget and missing > settings.max_unfinished * total:
         return Result(UNFINISHED, outcome, budget.spent)
-    counts = _write(source, out, forest, settings)
+    frames: list[dict[str, Any]] = []
+    counts = _write(source, out, forest, settings, frames)
     described = {"budget_spent": bool(outcome.budget), "tokens": forest.spent(), "teacher": teacher_settings}
-    built = manifest.build("sft", settings.deciding(), {"questions": source.as_dict()}, {TRAIN: out / TRAIN}, counts=counts, run=described)
+    # Every image says its own limits; where all agree the manifest says them too, as that of any other data set does.
+    decided = {**settings.deciding(), **({"frame": frames[0]} if len(frames) == 1 else {"frames": frames})}
+    built = manifest.build("sft", decided, {"questions": source.as_dict()}, {TRAIN: out / TRAIN}, counts=counts, run=described)
     manifest.write(out, built)
     return Result(FINISHED, outcome, budget.spent, counts)
+
+
+def spent_before(source: Source, out: Path, forest: Forest, settings: RunSettings) -> int:
+    """Tokens that earlier starts spent on this part of the questions: those of its trees, and those that stand in no tree (of failed
+    attempts and of simulations that did not come to their end; a killed process could not write its own down)."""
+    return _in_trees(source, forest, settings) + sum(_read_lost(path) for path in _lost_files(out, settings))
+
+
+def _in_trees(source: Source, forest: Forest, settings: RunSettings) -> int:
+    return forest.spent(question.record.uid for question in source.questions(settings.limit, settings.shard))
+
+
+def _lost_files(out: Path, settings: RunSettings) -> list[Path]:
+    """The part's own; the whole counts those of its parts too."""
+    return sorted(out.glob("lost-*.json")) if settings.shard[1] == 1 else [out / LOST.format(*settings.shard)]
+
+
+def _read_lost(path: Path) -> int:
+    try:
+        return int(json.loads(path.read_text(encoding="utf-8"))["tokens"]) if path.is_file() else 0
+    except (ValueError, KeyError, TypeError) as error:
+        fix = "Remove the file; its tokens are forgotten."
+        raise ConfigError(str(path), f"no count of tokens ({error})", "a file that this command wrote", fix) from error
+
+
+def _keep_lost(source: Source, out: Path, forest: Forest, settings: RunSettings, spent: int) -> None:
+    own = out / LOST.format(*settings.shard)
+    others = sum(_read_lost(path) for path in _lost_files(out, settings) if path != own)
+    lost = spent - _in_trees(source, forest, settings) - others
+    if lost > 0:
+        manifest.write_text(own, json.dumps({"tokens": lost}) + "\n")
 
 
 async def _grow(
@@ -159,13 +196,16 @@ def _missing(source: Source, forest: Forest, settings: RunSettings) -> int:
     return sum(not forest.path(uid).is_file() or forest.tree(uid).simulations < settings.search.simulations for uid in uids)
 
 
-def _write(source: Source, out: Path, forest: Forest, settings: RunSettings) -> dict[str, int]:
+def _write(source: Source, out: Path, forest: Forest, settings: RunSettings, frames: list[dict[str, Any]]) -> dict[str, int]:
+    """Write the chains and pages; returns the counts and adds the frames of the questions, each once, to `frames`."""
     counts: Counter[str] = Counter()
     pages = out / PAGES
 
     def rows() -> Iterator[dict[str, Any]]:
         for question in source.questions(settings.limit):
             tree = forest.tree(question.record.uid) if forest.path(question.record.uid).is_file() else None
+            if question.frame.as_dict() not in frames:
+                frames.append(question.frame.as_dict())
             yield from _rows(question, tree, settings, counts)
             if tree is not None and counts["pages"] < settings.pages:
                 write_page(pages / f"{forest.path(tree.uid).stem}.html", tree, question.record, settings.chains)

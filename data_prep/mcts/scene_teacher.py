@@ -70,7 +70,7 @@ class SceneTeacher:
             written.append(self._step(scene, record, (*steps, *written), rng))
         return self._reply(tuple(written))
 
-    def step_tokens(self, record: Record) -> int:
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
         return PROMPT_TOKENS + 60 * (len(record.boxes) + 2)
 
     async def start(self) -> None:

@@ -13,7 +13,16 @@ from faithful_rl.rewards.accuracy import accuracy_score
 
 
 class TeacherFailure(RuntimeError):
-    """The teacher gave nothing, also after its retries: the tree is left as it was saved and a later run continues it."""
+    """The teacher gave nothing: where asking again does not help either, the tree is left as it was saved and a later run continues it.
+
+    Attributes:
+        sent: the request may have reached a server, which then charges for it.
+        retryable: the same request may do better later, after `pause` seconds where the server names them.
+    """
+
+    def __init__(self, message: str, sent: bool = True, retryable: bool = False, pause: float = 0.0) -> None:
+        super().__init__(message)
+        self.sent, self.retryable, self.pause = sent, retryable, pause
 
 
 class BudgetSpent(RuntimeError):
@@ -44,8 +53,8 @@ class Teacher(Protocol):
         """All steps after `steps`, the last of them with the answer. Raises TeacherFailure or BudgetSpent."""
         ...
 
-    def step_tokens(self, record: Record) -> int:
-        """An estimate, from above, of the tokens of one request about this question."""
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
+        """A bound, from above, of the tokens of either request after `steps`: prompt and completion of one attempt."""
         ...
 
     async def start(self) -> None:

@@ -12,6 +12,7 @@ from data_prep.record import BoxTuple, Image
 from faithful_rl.geometry import smart_resize
 
 MARGIN = 0.5  # of the box's sides, added on each side: a thing is known by what surrounds it
+LONGEST_RATIO = 199  # of the sides of what is shown
 SMALLEST_SHARE = 0.125  # of the image's sides: a region is never narrower
 
 
@@ -44,6 +45,15 @@ def zoomed(image: Image, box: BoxTuple, min_pixels: int, max_pixels: int) -> Vie
     return _view(picture.crop(region(box, picture.size)), min_pixels, max_pixels)
 
 
+def shown_size(wh: tuple[int, int], min_pixels: int, max_pixels: int) -> tuple[int, int]:
+    """(width, height) in which an image of (width, height) pixels is shown, multiples of 28."""
+    width, height = wh
+    if max(width, height) > LONGEST_RATIO * min(width, height):  # a sliver: the model's processor would refuse it
+        width, height = max(width, height // 100), max(height, width // 100)
+    new_height, new_width = smart_resize(height, width, min_pixels=min_pixels, max_pixels=max_pixels)
+    return new_width, new_height
+
+
 def region(box: BoxTuple, wh: tuple[int, int]) -> tuple[int, int, int, int]:
     """The box with its margin, in whole pixels inside an image of (width, height); nested boxes give regions that shrink."""
     (left, right), (top, bottom) = (_span(box[axis], box[axis + 2], wh[axis]) for axis in (0, 1))
@@ -57,10 +67,7 @@ def _span(low: float, high: float, side: int) -> tuple[int, int]:
 
 
 def _view(picture: Pillow.Image, min_pixels: int, max_pixels: int) -> View:
-    width, height = picture.size
-    if max(width, height) > 199 * min(width, height):  # a sliver: the model's processor would refuse it
-        width, height = max(width, height // 100), max(height, width // 100)
-    new_height, new_width = smart_resize(height, width, min_pixels=min_pixels, max_pixels=max_pixels)
+    size = shown_size(picture.size, min_pixels, max_pixels)
     buffer = io.BytesIO()
-    picture.resize((new_width, new_height), Pillow.Resampling.BICUBIC).save(buffer, "PNG")
-    return View(buffer.getvalue(), new_width, new_height)
+    picture.resize(size, Pillow.Resampling.BICUBIC).save(buffer, "PNG")
+    return View(buffer.getvalue(), *size)

@@ -65,10 +65,11 @@ def _mistakes(rng: Random, shown: int, away: int) -> tuple[str, ...]:
 
 
 def _description(shown: int) -> str:
+    """The hands and no time: the time shown is the answer of level 1, and reading it off the hands is part of the puzzle."""
     hour_degrees, minute_degrees = shown % _HALF_DAY / 2, 6 * (shown % 60)
     return (
         "An analogue clock with twelve hours. Degrees are counted clockwise from 12. The short hour hand points to "
-        f"{hour_degrees:g} degrees, the long minute hand to {minute_degrees} degrees: the clock shows {written(shown)}."
+        f"{hour_degrees:g} degrees, the long minute hand to {minute_degrees} degrees."
     )
 
 

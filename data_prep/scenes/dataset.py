@@ -15,19 +15,19 @@ import pyarrow.parquet as pq
 
 from data_prep.generated import existing_manifest, write_once
 from data_prep.manifest import sha256
-from data_prep.rl_schema import rl_schema
+from data_prep.rl_schema import SCHEMA
 from data_prep.scenes.questions import FAMILIES, LEARNABLE, Sample, draw_sample
 from data_prep.scenes.splits import SPLITS, in_split
 from data_prep.scenes.world import SIDE, encode_png, render, scene_image
 from faithful_rl.judges.scene_language import LETTERS, write_question
 from faithful_rl.judges.scene_world import write_scene
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 1  # of the manifest
+# Of the columns. Files without this word in their manifest hold the same rows, but no pixel limits beside each image: a run that trains
+# on them continues, so they are left as they are.
+COLUMNS_VERSION = 2
 _PIXELS = SIDE * SIDE  # minimum and maximum: the image is never resized, so original and model pixels are the same
 _ROW_GROUP = 200
-IMAGES = pa.list_(pa.struct([("bytes", pa.binary())]))
-
-_SCHEMA = rl_schema(IMAGES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,11 +68,11 @@ def write_scenes(directory: Path | str, settings: SceneDataSettings) -> dict[str
         for split in SPLITS:
             path = folder / f"{split}.parquet"
             rows = list(scene_rows(settings, split))
-            pq.write_table(pa.Table.from_pylist(rows, schema=_SCHEMA), path, row_group_size=_ROW_GROUP, compression="zstd")
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), path, row_group_size=_ROW_GROUP, compression="zstd")
             files[path.name] = {"rows": len(rows), "sha256": sha256(path)}
         return files
 
-    return write_once(directory, head, write)
+    return write_once(directory, {**head, "columns_version": COLUMNS_VERSION}, write)
 
 
 def scene_rows(settings: SceneDataSettings, split: str) -> Iterator[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _row(sample: Sample, uid: str, split: str, index: int, system_prompt: str) -
     return {
         "data_source": "scenes",
         "prompt": [*prompt, {"role": "user", "content": content}],
-        "images": [{"bytes": encode_png(render(scene))} for scene in sample.scenes],
+        "images": [{"bytes": encode_png(render(scene)), "min_pixels": _PIXELS, "max_pixels": _PIXELS} for scene in sample.scenes],
         "ability": "spatial",
         "reward_model": {"style": "rule", "ground_truth": sample.letter},
         "extra_info": {

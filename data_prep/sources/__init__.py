@@ -4,7 +4,7 @@ Most sources are a stream of raw rows and a function that converts one row:
 
     def rows(location: Path, request: Request) -> Iterator[tuple[int, RawRow]]: ...   # cheap: opens no image
     def convert(index: int, raw: RawRow, request: Request) -> Record | Iterable[Record]: ...   # raises Unusable
-    SOURCE = Source(name="sat", licence="MIT", load=streamed("sat", rows, convert), ...)
+    SOURCE = Source(name="sat", licence="MIT", load=streamed("sat", rows, convert), files=files, ...)
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from data_prep.record import Record, Reject, Unusable
+from data_prep.record import Record, Reject, Unusable, placed
 from faithful_rl.config import ConfigError
 
 # name -> module. Names are what `python -m data_prep NAME` and recipes say.
@@ -69,7 +69,7 @@ class Load(Protocol):
             seed: for what the source shuffles (option order); the same seed gives the same records.
             options: see `Source.options` and `COMMON_OPTIONS`.
             chosen: row index (0-based, over the whole source) -> whether to convert it; other rows are passed over unopened. Sampling
-                and the continuation of an interrupted run use it.
+                and the continuation of an interrupted run use it. A file that breaks off is told (`Reject.lost_file`) in any case.
 
         Raises:
             ConfigError: the location does not hold this source, or an option is wrong. A bad row never raises.
@@ -79,11 +79,17 @@ class Load(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What is known about one data set. `options` holds every own option with its default, `choices` the words that some of them take."""
+    """What is known about one data set. `options` holds every own option with its default, `choices` the words that some of them take.
+
+    `files` names the data files that `load` reads, no more and no fewer: their hashes are the identity of the input. `images` names the
+    image root that the layout implies where the option `images` is empty; None where the files hold their images.
+    """
 
     name: str
     licence: str
     load: Load
+    files: Callable[[Path, Mapping[str, Any]], list[Path]]
+    images: Callable[[Path, Mapping[str, Any]], Path] | None = None
     home: str = ""  # hub id
     describe: str = ""  # one line for --help
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -108,15 +114,28 @@ class Source:
                 raise ConfigError(f"{self.name}.{key}", repr(values[key]), f"one of {expected}", "Choose one of them.")
         return values
 
+    def root(self, location: Path, options: Mapping[str, Any]) -> Path | None:
+        """The image root: the option `images`, else what the layout implies. Raises ConfigError where the files are not there."""
+        if options["images"]:
+            return Path(options["images"]).expanduser()
+        return self.images(location, options) if self.images else None
+
+    def check_root(self, options: Mapping[str, Any], key: str) -> None:
+        """Raise ConfigError when the option `images` is given and is no directory: otherwise every row would become a reject."""
+        given = options["images"]
+        if given and not Path(given).expanduser().is_dir():
+            raise ConfigError(key, f"{given}, which is no directory", "the directory that image paths begin in", f"Correct {key}=.")
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a converter needs besides the row: the source's location, the seed and every option with its value."""
+    """What a converter needs besides the row: the source's location, the seed, every option with its value, and the image root."""
 
     source: str
     location: Path
     seed: int
     options: Mapping[str, Any]
+    root: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +154,8 @@ Convert = Callable[[int, Any, Request], Record | Iterable[Record | Reject]]
 def streamed(name: str, rows: Rows, convert: Convert) -> Load:
     """A `load` made of a row stream and a converter.
 
-    `rows` yields (row index, raw row or `Placed`); a raw row that is itself a `Reject` (a damaged line) goes through as it is.
+    `rows` yields (row index, raw row or `Placed`); a raw row that is itself a `Reject` (a damaged line) goes through as it is, and one
+    that stands for a file that broke off has no index and passes `chosen` and `limit` too.
     `convert` raises `Unusable`, which becomes a `Reject` with the raw row; a KeyError or TypeError on a malformed row becomes one too.
     """
 
@@ -147,19 +167,24 @@ def streamed(name: str, rows: Rows, convert: Convert) -> Load:
         options: Mapping[str, Any] | None = None,
         chosen: Callable[[int], bool] | None = None,
     ) -> Iterator[Record | Reject]:
-        request = Request(name, Path(location), seed, get(name).resolved(options))
+        source, place = get(name), Path(location)
+        resolved = source.resolved(options)
+        request = Request(name, place, seed, resolved, source.root(place, resolved))
 
         def wanted() -> Iterator[tuple[int, Any]]:
             for index, raw in rows(request.location, request):
-                if limit is not None and index >= limit:
-                    return
+                if isinstance(raw, Reject) and raw.lost_file:
+                    yield -1, raw
+                    continue
                 if chosen is None or chosen(index):
                     yield index, raw
+                if limit is not None and index + 1 >= limit:
+                    return
 
         def one(numbered: tuple[int, Any]) -> list[Record | Reject]:
             index, raw = numbered
             if isinstance(raw, Reject):
-                return [replace(raw, row=index)]
+                return [placed(raw, index, None)]
             return converted(raw.uid if isinstance(raw, Placed) else f"{name}-{index}", index, raw, request, convert)
 
         for items in in_order(one, wanted(), request.options["workers"]):
@@ -196,7 +221,7 @@ def converted(uid: str, index: int, raw: Any, request: Request, convert: Convert
     kept = raw.row if isinstance(raw, Placed) else raw
     try:
         result = convert(index, raw, request)
-        return [replace(item, row=index) for item in ([result] if isinstance(result, Record) else result)]
+        return [placed(item, index, kept) for item in ([result] if isinstance(result, Record) else result)]
     except ConfigError:  # a mistake of the user's, and not of this row
         raise
     except Unusable as error:

@@ -15,8 +15,7 @@ from typing import Any
 
 from data_prep.record import FILTERED, Record, Reject, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, numbered, question_record, row_images
-from data_prep.sources.fields import image_root
+from data_prep.sources.benchmark_files import find, question_record, row_images, rows_of
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import json_lines, lines_count, parquet_count, parquet_rows
 
@@ -40,7 +39,7 @@ def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
 
 def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
     found = files(location, request.options)
-    yield from numbered(found, "algopuzzlevqa", parquet_rows if found[0].suffix == ".parquet" else json_lines)
+    yield from rows_of(found, "algopuzzlevqa", parquet_rows if found[0].suffix == ".parquet" else json_lines)
 
 
 def convert(index: int, raw: Any, request: Request) -> list[Record | Reject]:
@@ -56,8 +55,7 @@ def convert(index: int, raw: Any, request: Request) -> list[Record | Reject]:
     answer = str(raw["answer"])
     if answer not in options:
         raise Unusable("answer_not_in_options", f"{answer!r} is none of {list(options)}")
-    root = image_root(request, files(request.location, request.options)[0].parent)
-    pictures = row_images([image], request, root)
+    pictures = row_images([image], request)
     metadata = {"source_id": name.stem, "solution_json": json.dumps(raw.get("solution"), sort_keys=True, default=str)}
     return [question_record(uid, "algopuzzlevqa", str(raw["question"]), options, options.index(answer), pictures, puzzle, metadata)]
 
@@ -77,6 +75,8 @@ SOURCE = Source(
     name="algopuzzlevqa",
     licence="MIT",
     load=streamed("algopuzzlevqa", rows, convert),
+    files=files,
+    images=lambda location, options: files(location, options)[0].parent,
     home="declare-lab/AlgoPuzzleVQA",
     describe="AlgoPuzzleVQA, all 18 puzzles, as on GitHub (JSON) or on the hub (parquet)",
     count=count,

@@ -3,7 +3,6 @@ the record of a test question."""
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 from data_prep.record import Image, Record, Reject, Unusable
 from data_prep.sources import Request
 from data_prep.sources.fields import letter_answer, row_image
+from data_prep.sources.reading import numbered
 from faithful_rl.config import ConfigError
 
 
@@ -21,17 +21,12 @@ def find(location: Path, patterns: Sequence[str], source: str) -> list[Path]:
     Raises:
         ConfigError: nothing is there.
     """
-    return list(_found(location, tuple(patterns), source))
-
-
-@functools.lru_cache(maxsize=64)  # converters ask for every row, and a search below a folder of thousands of images takes long
-def _found(location: Path, patterns: tuple[str, ...], source: str) -> tuple[Path, ...]:
     if location.is_file():
-        return (location,)
+        return [location]
     for pattern in patterns:
         found = sorted(path for path in location.glob(pattern) if path.is_file())
         if found:
-            return tuple(found)
+            return found
     archives = sorted(path.name for path in location.glob("*.zip")) if location.is_dir() else []
     if archives:
         state, fix = f"with {', '.join(archives)}, not unpacked", f"Unpack it (unzip {location / archives[0]} -d DIR) and give DIR."
@@ -41,18 +36,14 @@ def _found(location: Path, patterns: tuple[str, ...], source: str) -> tuple[Path
     raise ConfigError(f"{source} files", f"{location}, {state}", f"{' or '.join(patterns)} below it", fix)
 
 
-def numbered(files: Sequence[Path], name: str, read: Callable[[Path, str], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
+def rows_of(files: Sequence[Path], name: str, read: Callable[[Path, str], Iterator[Any]]) -> Iterator[tuple[int, Any]]:
     """(row index over all files, row or `Reject`)."""
-    index = 0
-    for path in files:
-        for row in read(path, name):
-            yield index, row
-            index += 1
+    yield from numbered(row for path in files for row in read(path, name))
 
 
-def row_images(sources: Sequence[Any], request: Request, root: Path | None) -> tuple[tuple[Image, ...], tuple[str, ...]]:
+def row_images(sources: Sequence[Any], request: Request) -> tuple[tuple[Image, ...], tuple[str, ...]]:
     """All images of one row, and the notes on them. Raises Unusable."""
-    loaded = [row_image(source, request, root) for source in sources]
+    loaded = [row_image(source, request, request.root) for source in sources]
     return tuple(image for image, _ in loaded), tuple(note for _, notes in loaded for note in notes)
 
 

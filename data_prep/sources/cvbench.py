@@ -10,15 +10,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.hub import REVISIONS
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
+from data_prep.sources.benchmark_files import find, gold_letter, question_record, row_images, rows_of
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
 
 PARTS = ("2d", "3d")
 PATTERNS = {part: (f"test_{part}.parquet", f"data/test_{part}.parquet", f"**/test_{part}.parquet") for part in PARTS}
-_REVISION = "bc284db50d036958861cb60cdd7b77612052ce0d"
+_REVISION = REVISIONS["nyu-visionx/CV-Bench"]
 PINNED = {
     "2d": Pinned(1438, by_type={"Count": 788, "Relation": 650}, sha256={"test_2d.parquet": ("33196034", "cbc")}, revision=_REVISION),
     "3d": Pinned(1200, by_type={"Depth": 600, "Distance": 600}, revision=_REVISION),
@@ -33,7 +34,7 @@ def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
 
 
 def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
-    yield from numbered(files(location, request.options), "cvbench", parquet_rows)
+    yield from rows_of(files(location, request.options), "cvbench", parquet_rows)
 
 
 def convert(index: int, raw: Any, request: Request) -> Record:
@@ -41,7 +42,7 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     if len(options) < 2:
         raise Unusable("missing_field", f"{len(options)} choices")
     gold = gold_letter(raw["answer"], options)
-    pictures = row_images([raw["image"]], request, None)
+    pictures = row_images([raw["image"]], request)
     kind = str(raw["type"]).lower()
     metadata = {"source_id": str(raw["idx"]), "source": str(raw.get("source") or ""), "filename": raw.get("filename")}
     return question_record(
@@ -53,6 +54,7 @@ SOURCE = Source(
     name="cvbench",
     licence="apache-2.0",
     load=streamed("cvbench", rows, convert),
+    files=files,
     home="nyu-visionx/CV-Bench",
     describe="CV-Bench 2D and 3D, evaluation only",
     count=lambda location, options: parquet_count(files(location, options)),

@@ -120,11 +120,6 @@ def row_image(source: Any, request: Request, root: Path | None) -> tuple[Image, 
     return load_image(source, root=root, max_image_pixels=options["max_image_pixels"], verify=options["verify_images"])
 
 
-def image_root(request: Request, beside: Path) -> Path:
-    """The option `images`, else `beside`."""
-    return Path(request.options["images"]).expanduser() if request.options["images"] else beside
-
-
 def clean_box(values: Any, image_wh: tuple[int, int]) -> tuple[BoxTuple, bool]:
     """A box inside the image, and whether it was clipped.
 

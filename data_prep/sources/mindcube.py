@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from data_prep.hub import REVISIONS
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, gold_letter, numbered, question_record, row_images
-from data_prep.sources.fields import image_root, inline_options
+from data_prep.sources.benchmark_files import find, gold_letter, question_record, row_images, rows_of
+from data_prep.sources.fields import inline_options
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import json_lines, lines_count
 
@@ -22,7 +23,7 @@ PINNED = Pinned(
     1050,
     by_type={"among": 600, "around": 250, "rotation": 200},
     sha256={"MindCube_tinybench.jsonl": ("0289eb82", "d22ac8")},
-    revision="9c941b46a6bd65b6914669ef7a579948fc9c8467",
+    revision=REVISIONS["MLL-Lab/MindCube"],
 )
 
 
@@ -32,7 +33,7 @@ def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
 
 
 def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
-    yield from numbered(files(location, request.options), "mindcube", json_lines)
+    yield from rows_of(files(location, request.options), "mindcube", json_lines)
 
 
 def convert(index: int, raw: Any, request: Request) -> Record:
@@ -40,9 +41,7 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     if not options:
         raise Unusable("missing_field", "no options inside the question")
     gold = gold_letter(raw["gt_answer"], options)
-    # .../data/raw/FILE: names begin below data/.
-    root = image_root(request, files(request.location, request.options)[0].parent.parent)
-    pictures = row_images(list(raw["images"]), request, root)
+    pictures = row_images(list(raw["images"]), request)
     name = str(raw["id"])
     setting = next((setting for setting in SETTINGS if setting in name), "other")
     metadata = {"source_id": name, "category": list(raw.get("category") or []), "type": str(raw.get("type") or "")}
@@ -53,8 +52,10 @@ SOURCE = Source(
     name="mindcube",
     licence="MIT (as third parties state; the card is not confirmed)",
     load=streamed("mindcube", rows, convert),
+    files=files,
+    images=lambda location, options: files(location, options)[0].parent.parent,  # .../data/raw/FILE: names begin below data/
     home="MLL-Lab/MindCube",
-    describe="MindCube tiny bench, evaluation only; unzip data.zip",
+    describe="MindCube tiny bench, evaluation only; a local data.zip must be unpacked",
     count=lambda location, options: lines_count(files(location, options)),
     hub_files=lambda options: ["data.zip"],
 )

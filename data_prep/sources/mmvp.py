@@ -15,8 +15,8 @@ from typing import Any
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
 from data_prep.sources.benchmark_files import find, gold_letter, lost_file, question_record, row_images
-from data_prep.sources.fields import image_root
 from data_prep.sources.pinned import Pinned
+from data_prep.sources.reading import numbered, rows_count
 
 PATTERNS = ("Questions.csv", "**/Questions.csv")
 FOLDER = "MMVP Images"
@@ -32,14 +32,20 @@ def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
 
 def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
     (path,) = files(location, request.options)
+    yield from numbered(_cells(path))
+
+
+def _cells(path: Path) -> Iterator[Any]:
+    """Rows as lists of cells. Bytes that are no UTF-8 are kept as halves of characters: they cost their own row, not all behind it."""
     try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
+        with path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
             reader = csv.reader(stream, strict=True)
             next(reader, None)  # the header, whatever it says
-            for index, cells in enumerate(row for row in reader if any(cell.strip() for cell in row)):
-                yield index, {"cells": cells}
-    except (csv.Error, UnicodeDecodeError) as error:
-        yield -1, lost_file("mmvp", path, error)
+            for cells in reader:
+                if any(cell.strip() for cell in cells):
+                    yield {"cells": cells}
+    except csv.Error as error:
+        yield lost_file("mmvp", path, error)
 
 
 def convert(index: int, raw: Any, request: Request) -> Record:
@@ -51,8 +57,7 @@ def convert(index: int, raw: Any, request: Request) -> Record:
     if request.options["fix_labels"]:
         answer = RIGHT_LABELS.get(number, answer)
     gold = gold_letter(answer, options)
-    (path,) = files(request.location, request.options)
-    pictures = row_images([f"{number}.jpg"], request, image_root(request, path.parent / FOLDER))
+    pictures = row_images([f"{number}.jpg"], request)
     metadata = {"source_id": str(number), "pair": (number + 1) // 2}
     return question_record(f"mmvp-{number}", "mmvp", question, options, gold, pictures, "pair", metadata)
 
@@ -70,8 +75,11 @@ SOURCE = Source(
     name="mmvp",
     licence="MIT",
     load=streamed("mmvp", rows, convert),
+    files=files,
+    images=lambda location, options: files(location, options)[0].parent / FOLDER,
     home="MMVP/MMVP",
     describe="MMVP, evaluation only",
+    count=lambda location, options: rows_count(_cells(files(location, options)[0])),
     options={"fix_labels": False},
     hub_files=lambda options: ["Questions.csv", f"{FOLDER}/*.jpg"],
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,32 @@ _READ_BUFFER = 2**20  # bytes; without it a column chunk is read whole, and that
 
 
 def data_files(location: Path, patterns: Sequence[str], what: str) -> list[Path]:
-    """`location` itself, or the files below it that match, sorted. Raises ConfigError where there is none."""
+    """`location` itself, or the files below it that the first matching pattern finds, sorted. Only the first, because a download may hold
+    the same rows in two layouts. Raises ConfigError where there is none."""
     if location.is_file():
         return [location]
-    found = sorted({path for pattern in patterns for path in location.glob(pattern) if path.is_file()})
-    if not found:
-        raise ConfigError("in", f"{location} without a file {' or '.join(patterns)}", what, "Give the file or the directory that holds it.")
-    return found
+    for pattern in patterns:
+        found = sorted(path for path in location.glob(pattern) if path.is_file())
+        if found:
+            return found
+    raise ConfigError("in", f"{location} without a file {' or '.join(patterns)}", what, "Give the file or the directory that holds it.")
+
+
+def numbered(rows: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """(row index, row). What stands for a file that broke off gets none, so that the rows of the files behind it keep theirs: those
+    that `parquet_count` counts."""
+    index = 0
+    for row in rows:
+        if isinstance(row, Reject) and row.lost_file:
+            yield -1, row
+        else:
+            yield index, row
+            index += 1
+
+
+def rows_count(rows: Iterable[Any]) -> int:
+    """Rows of a stream; a file that broke off is none."""
+    return sum(1 for index, _ in numbered(rows) if index >= 0)
 
 
 def parquet_rows(path: Path, name: str, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any] | Reject]:

@@ -7,21 +7,25 @@ order of question type: it is streamed, and a random sample (`sample=`) must be 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from data_prep.record import FILTERED, Record, Reject, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.fields import answer_text, gold_position, image_root, row_image, shuffled, text_field, too_long, without_placeholder
-from data_prep.sources.reading import data_files, parquet_count, parquet_rows
+from data_prep.sources.fields import answer_text, gold_position, row_image, shuffled, text_field, too_long, without_placeholder
+from data_prep.sources.reading import data_files, numbered, parquet_count, parquet_rows
+from faithful_rl.config import ConfigError
 
 OPTIONS: dict[str, Any] = {
-    "split": "train",  # train | static | val | test; picks the file of a directory
+    "split": "train",  # picks the file of a directory
     "question_types": (),  # some of the type names below; empty: all
     "strip_first_frame": True,  # remove the stray " in the first frame" of val's and train's obj_movement options
 }
 _COLUMNS = ("image_bytes", "images", "question", "answers", "question_type", "correct_answer")
+SPLITS = ("train", "static", "val", "test")
+_NAME = re.compile(rf"(?:SAT_)?(?P<split>{'|'.join(SPLITS)})(?:[-_.]|$)")
 _PATTERNS = ("SAT_{split}.parquet", "{split}-*.parquet", "data/{split}-*.parquet", "SAT_{split}_*.parquet")
 # The test file shortens one name; one word per type here.
 _TYPES = {"action_conseq": "action_consequence"}
@@ -29,15 +33,18 @@ _STRAY = " in the first frame"
 
 
 def _files(location: Path, options: Mapping[str, Any]) -> list[Path]:
-    return data_files(location, [pattern.format(split=options["split"]) for pattern in _PATTERNS], "a parquet file of SAT")
+    split = options["split"]
+    named = _NAME.match(location.name) if location.is_file() else None
+    if named and named["split"] != split:
+        fix = f"Say split={named['split']}."
+        if named["split"] == "test":
+            fix = "It is SAT-Real, a benchmark: read it as sat_real, or say split=test to make SAT's rows of it in spite of that."
+        raise ConfigError("sat.split", f"{split} for the file {location.name}", f"split={named['split']}", fix)
+    return data_files(location, [pattern.format(split=split) for pattern in _PATTERNS], "a parquet file of SAT")
 
 
 def _rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
-    index = 0
-    for path in _files(location, request.options):
-        for row in parquet_rows(path, "sat", _COLUMNS):
-            yield index, row
-            index += 1
+    yield from numbered(row for path in _files(location, request.options) for row in parquet_rows(path, "sat", _COLUMNS))
 
 
 def _convert(index: int, row: Any, request: Request) -> list[Record | Reject]:
@@ -74,7 +81,7 @@ def _images(row: Any, request: Request) -> tuple[Any, tuple[str, ...]]:
     if cells is None:
         raise Unusable("image_missing", "neither image_bytes nor images")
     cells = cells if isinstance(cells, list) else [cells]
-    loaded = [row_image(cell, request, image_root(request, request.location.parent)) for cell in cells]
+    loaded = [row_image(cell, request, request.root) for cell in cells]
     return tuple(image for image, _ in loaded), tuple(note for _, notes in loaded for note in notes)
 
 
@@ -90,9 +97,11 @@ SOURCE = Source(
     name="sat",
     licence="MIT (array/SAT); array/SAT-v2 states none",
     load=streamed("sat", _rows, _convert),
+    files=_files,
     home="array/SAT-v2",
     describe="SAT: static and dynamic spatial questions, both parquet layouts",
     options=OPTIONS,
+    choices={"split": SPLITS},
     count=_count,
     hub_files=_hub_files,
 )

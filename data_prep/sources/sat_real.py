@@ -13,7 +13,7 @@ from typing import Any
 
 from data_prep.record import Record, Unusable
 from data_prep.sources import Request, Source, streamed
-from data_prep.sources.benchmark_files import find, numbered, question_record, row_images
+from data_prep.sources.benchmark_files import find, question_record, row_images, rows_of
 from data_prep.sources.pinned import Pinned
 from data_prep.sources.reading import parquet_count, parquet_rows
 
@@ -29,7 +29,7 @@ def files(location: Path, options: Mapping[str, Any]) -> list[Path]:
 
 
 def rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
-    yield from numbered(files(location, request.options), "sat_real", parquet_rows)
+    yield from rows_of(files(location, request.options), "sat_real", parquet_rows)
 
 
 def convert(index: int, raw: Any, request: Request) -> list[Record]:
@@ -40,7 +40,7 @@ def convert(index: int, raw: Any, request: Request) -> list[Record]:
     if options.count(answer) != 1:
         raise Unusable("answer_not_in_options", f"{answer!r} stands {options.count(answer)} times in {list(options)}")
     found = raw.get("image_bytes") if raw.get("image_bytes") is not None else raw.get("images")
-    pictures = row_images(list(found or ()), request, None)
+    pictures = row_images(list(found or ()), request)
     orders = circular_orders(options) if request.options["circular"] else [options]
     kind, whole = str(raw["question_type"]), len(orders) == 1
 
@@ -61,6 +61,7 @@ SOURCE = Source(
     name="sat_real",
     licence="MIT",
     load=streamed("sat_real", rows, convert),
+    files=files,
     home="array/SAT",
     describe="SAT-Real, evaluation only, every order of options",
     count=lambda location, options: parquet_count(files(location, options)),

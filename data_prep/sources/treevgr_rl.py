@@ -17,7 +17,6 @@ from data_prep.sources.fields import (
     boxed_record,
     clean_boxes,
     gold_position,
-    image_root,
     inline_options,
     letter_answer,
     named_option,
@@ -26,26 +25,23 @@ from data_prep.sources.fields import (
     too_long,
     without_placeholder,
 )
-from data_prep.sources.reading import data_files, parquet_count, parquet_rows
+from data_prep.sources.reading import data_files, numbered, parquet_count, parquet_rows
 
 OPTIONS: dict[str, Any] = {}
 
 
-def _files(location: Path) -> list[Path]:
+def _files(location: Path, options: Mapping[str, Any]) -> list[Path]:
     return data_files(location, ("*.parquet", "data/*.parquet"), "vstar30k_visdrone6k_x1y1x2y2.parquet")
 
 
 def _rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
-    index = 0
-    for path in _files(location):
-        root = image_root(request, path.parent)
-        for row in parquet_rows(path, "treevgr_rl"):
-            yield index, row if isinstance(row, Reject) else Placed(row, f"treevgr_rl-{index}", root)
-            index += 1
+    found = _files(location, request.options)
+    for index, row in numbered(row for path in found for row in parquet_rows(path, "treevgr_rl")):
+        yield index, row if isinstance(row, Reject) else Placed(row, f"treevgr_rl-{index}")
 
 
 def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]:
-    row, uid, root = raw.row, raw.uid, raw.place
+    row, uid = raw.row, raw.uid
     names = row["images"]
     if not isinstance(names, list) or len(names) != 1:
         raise Unusable("image_missing", f"images is {names!r}, expected one path")
@@ -62,7 +58,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
         left_out = too_long(uid, answer, row, request)
         if left_out:
             return [left_out]
-    image, image_notes = row_image(names[0], request, root)
+    image, image_notes = row_image(names[0], request, request.root)
     targets = row["target_instances"]
     if targets is None:
         raise Unusable("missing_field", "target_instances is null")
@@ -79,7 +75,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
 
 
 def _count(location: Path, options: Mapping[str, Any]) -> int:
-    return parquet_count(_files(location))
+    return parquet_count(_files(location, options))
 
 
 def _hub_files(options: Mapping[str, Any]) -> list[str]:
@@ -90,6 +86,8 @@ SOURCE = Source(
     name="treevgr_rl",
     licence="not stated by the data set; its code is Apache-2.0",
     load=streamed("treevgr_rl", _rows, _convert),
+    files=_files,
+    images=lambda location, options: _files(location, options)[0].parent,
     home="HaochenWang/TreeVGR-RL-37K",
     describe="TreeVGR-RL-37K: V* and VisDrone questions with boxes; images=DIR that holds images/",
     options=OPTIONS,

@@ -2,12 +2,14 @@
 
 Assistant text looks like `<think>The man is here <SOT>[0.49, 0.57, 0.67, 1.0]<EOT><image>, ...</think> Final answer: A racket.`:
 coordinates are 0 to 1 of the original image, and a stray `<image>` follows each region. Regions become `<bbox>` citations in pixels of
-the original image, stray tags go, and the chain becomes the record's `response`. The short file rewrites the long one, so only one of
-the two is ever read. Images are those of lmms-lab/LLaVA-NEXT-Data, `llava_next_raw_format`, extracted into one root.
+the original image, stray tags and regions without area go, and the chain becomes the record's `response`. The short file rewrites the
+long one, so only one of the two is ever read. Images are those of lmms-lab/LLaVA-NEXT-Data, `llava_next_raw_format`, extracted into one
+root.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,7 +22,6 @@ from data_prep.sources import Placed, Request, Source, streamed
 from data_prep.sources.fields import (
     boxed_record,
     clean_box,
-    image_root,
     inline_options,
     named_option,
     row_image,
@@ -28,7 +29,7 @@ from data_prep.sources.fields import (
     without_instruction,
     without_placeholder,
 )
-from data_prep.sources.reading import data_files, parquet_count, parquet_rows
+from data_prep.sources.reading import data_files, numbered, parquet_count, parquet_rows
 from faithful_rl.config import ConfigError
 from faithful_rl.types import Box
 
@@ -40,6 +41,8 @@ _REGION = re.compile(r"<SOT>\s*\[([^\]<]*)\]\s*<EOT>(?:\s*<image>)?", re.IGNOREC
 _ORPHAN = re.compile(r"<SOT>|<EOT>|<image>|<video>|<audio>", re.IGNORECASE)
 _THINK = re.compile(r"</?think>", re.IGNORECASE)
 _FINAL = re.compile(r"Final answer\s*:\s*", re.IGNORECASE)
+# Tags of our own format: inside a chain they would be read as its answer or as a citation in the model's pixels.
+_RESERVED = re.compile(r"<\s*/?\s*(?:answer|bbox|box)\s*>", re.IGNORECASE)
 # What rounding to two decimals may add; beyond it the numbers are not 0 to 1 of the image.
 _TOLERANCE = 0.01
 
@@ -58,19 +61,21 @@ def _file(location: Path, options: Mapping[str, Any]) -> tuple[Path, str]:
 
 def _rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
     path, kind = _file(location, request.options)
-    root = image_root(request, path.parent)
-    for index, row in enumerate(parquet_rows(path, "vgr")):
-        yield index, row if isinstance(row, Reject) else Placed(row, f"vgr-{kind}-{index}", (kind, root))
+    for index, row in numbered(parquet_rows(path, "vgr")):
+        yield index, row if isinstance(row, Reject) else Placed(row, f"vgr-{kind}-{index}", kind)
 
 
 def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]:
-    row, uid, (kind, root) = raw.row, raw.uid, raw.place
+    row, uid, kind = raw.row, raw.uid, raw.place
     name = row["image"][0] if isinstance(row["image"], list) and row["image"] else row["image"]
     if not isinstance(name, str):
         raise Unusable("image_missing", f"image is {name!r}, expected a path")
     question, told, notes = _turns(row["conversations"])
-    image, image_notes = row_image(name, request, root)
+    image, image_notes = row_image(name, request, request.root)
     reasoning, answer = _split(told, request.options["final_answer"])
+    found = _RESERVED.search(f"{reasoning} {answer}")
+    if found:
+        raise Unusable("reserved_tag", f"{found.group()} in the assistant's text")
     reasoning, boxes, box_notes = _cited(reasoning, image.wh, request)
     answer = _ORPHAN.sub("", _REGION.sub("", answer)).strip()
     if not answer:
@@ -133,6 +138,9 @@ def _cited(text: str, image_wh: tuple[int, int], request: Request) -> tuple[str,
             values = []
         if len(values) == 4 and max(abs(value) for value in values) > 1.0 + _TOLERANCE:
             raise Unusable("box_outside", f"[{match.group(1)}] is not within 0 to 1 of the image")
+        if len(values) == 4 and all(map(math.isfinite, values)) and (values[0] >= values[2] or values[1] >= values[3]):
+            notes.append("box_degenerate_dropped")  # such boxes are known to be in the set: the box goes, the row stays
+            return ""
         scaled = [value * side for value, side in zip(values, (width, height, width, height), strict=False)]
         try:
             box, clipped = clean_box(scaled, image_wh)
@@ -166,11 +174,13 @@ SOURCE = Source(
     name="vgr",
     licence="CC0-1.0; the source images keep their own licences",
     load=streamed("vgr", _rows, _convert),
+    files=lambda location, options: [_file(location, options)[0]],
+    images=lambda location, options: _file(location, options)[0].parent,
     home="BytedanceDouyinContent/VGR",
     describe="VGR: chains of thought with regions; images=ROOT of llava_next_raw_format",
     options=OPTIONS,
     choices={"cot": ("", "short", "long"), "final_answer": ("required", "lenient")},
-    version=2,
+    version=3,
     count=_count,
     hub_files=_hub_files,
     open_answers=True,

@@ -16,7 +16,6 @@ from data_prep.sources.fields import (
     answer_text,
     boxed_record,
     clean_boxes,
-    image_root,
     row_image,
     text_field,
     too_long,
@@ -29,6 +28,7 @@ OPTIONS: dict[str, Any] = {
     "subsets": (),  # some of cub, docvqa, dude, flickr30k, gqa, infographicsvqa, openimages, sroie, textcap, textvqa, visual7w, vsr
     "split": "train",
 }
+SPLITS = ("train", "val")
 # Folders below cot_image_data that are not called like the subset.
 FOLDERS = {"textcap": "textvqa", "visual7w": "v7w"}
 _TAKEN = ("question", "answer", "image", "bboxs", "width", "height")
@@ -36,6 +36,9 @@ _TAKEN = ("question", "answer", "image", "bboxs", "width", "height")
 
 def _files(location: Path, options: Mapping[str, Any]) -> list[Path]:
     split = options["split"]
+    named = location.name.partition("_cot_")[2].partition(".")[0] if location.is_file() else ""
+    if named in SPLITS and named != split:
+        raise ConfigError("viscot.split", f"{split} for the file {location.name}", f"split={named}", f"Say split={named}.")
     files = data_files(location, (f"*_cot_{split}.jsonl", f"metadata/*_cot_{split}.jsonl"), f"<name>_cot_{split}.jsonl")
     wanted = options["subsets"]
     if not wanted or location.is_file():
@@ -54,14 +57,15 @@ def subset_of(path: Path) -> str:
 def _rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
     index = 0
     for path in _files(location, request.options):
-        root, subset = image_root(request, beside(path)), subset_of(path)
+        subset = subset_of(path)
+        folder = folder_of(subset, request.root) if request.root else None
         for number, row in enumerate(json_lines(path, "viscot")):
-            yield index, row if isinstance(row, Reject) else Placed(row, f"viscot-{subset}-{number}", (subset, root))
+            yield index, row if isinstance(row, Reject) else Placed(row, f"viscot-{subset}-{number}", (subset, folder))
             index += 1
 
 
 def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]:
-    row, uid, (subset, root) = raw.row, raw.uid, raw.place
+    row, uid, (subset, folder) = raw.row, raw.uid, raw.place
     question = without_placeholder(text_field(row, "question"))
     if "answer" not in row:
         raise Unusable("missing_field", "no field 'answer'")
@@ -69,7 +73,7 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
     left_out = too_long(uid, answer, row, request)
     if left_out:
         return [left_out]
-    image, image_notes = row_image(text_field(row, "image"), request, folder_of(subset, root))
+    image, image_notes = row_image(text_field(row, "image"), request, folder)
     stated = (row.get("width") or image.width, row.get("height") or image.height)  # some files may leave them out
     if stated != image.wh:
         raise Unusable("image_size_differs", f"the row says {stated[0]} x {stated[1]}, the image has {image.width} x {image.height}")
@@ -115,9 +119,12 @@ SOURCE = Source(
     name="viscot",
     licence="Apache-2.0; the source images keep their own licences",
     load=streamed("viscot", _rows, _convert),
+    files=_files,
+    images=lambda location, options: beside(_files(location, options)[0]),
     home="deepcs233/Visual-CoT",
     describe="Visual-CoT metadata files: open questions with boxes; images=cot_image_data",
     options=OPTIONS,
+    choices={"split": SPLITS},
     version=2,
     count=_count,
     hub_files=_hub_files,

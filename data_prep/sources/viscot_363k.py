@@ -16,8 +16,8 @@ from typing import Any
 from data_prep.frames import unpad
 from data_prep.record import FILTERED, Record, Reject, Unusable
 from data_prep.sources import Placed, Request, Source, streamed
-from data_prep.sources.fields import boxed_record, clean_boxes, image_root, row_image, text_field, too_long, without_placeholder
-from data_prep.sources.reading import data_files, json_list
+from data_prep.sources.fields import boxed_record, clean_boxes, row_image, text_field, too_long, without_placeholder
+from data_prep.sources.reading import data_files, json_list, numbered, rows_count
 from data_prep.sources.viscot import beside, folder_of
 
 OPTIONS: dict[str, Any] = {
@@ -29,25 +29,25 @@ _ASK = re.compile(
 _SUFFIX = re.compile(r"###\s*(\[.*\])\s*$")
 
 
-def _file(location: Path) -> Path:
-    return data_files(location, ("viscot_363k.json",), "viscot_363k.json")[0]
+def _files(location: Path, options: Mapping[str, Any]) -> list[Path]:
+    return data_files(location, ("viscot_363k.json",), "viscot_363k.json")[:1]
 
 
 def _rows(location: Path, request: Request) -> Iterator[tuple[int, Any]]:
     wanted = request.options["subsets"]
-    root = image_root(request, beside(_file(location)))
-    for index, row in enumerate(json_list(_file(location), "viscot_363k")):
+    folders: dict[str, Path] = {}
+    for index, row in numbered(json_list(_files(location, request.options)[0], "viscot_363k")):
         uid = f"viscot_363k-{index}"
         if isinstance(row, Reject):
             yield index, row
         elif wanted and row.get("dataset") not in wanted:
             yield index, Reject(uid, {"dataset": row.get("dataset")}, FILTERED, "another subset")
         else:
-            yield index, Placed(row, uid, root)
+            yield index, Placed(row, uid, folders)
 
 
 def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]:
-    row, uid, root = raw.row, raw.uid, raw.place
+    row, uid, folders = raw.row, raw.uid, raw.place
     subset = text_field(row, "dataset")
     turns = row["conversations"]
     if not isinstance(turns, list) or len(turns) != 4:
@@ -62,7 +62,11 @@ def _convert(index: int, raw: Placed, request: Request) -> list[Record | Reject]
         raise Unusable("image_missing", f"image is {names!r}, expected two paths")
     # Paths are cot/<subset>/...; the archive unpacks to cot_image_data/<subset>/...
     folder, _, inner = names[0].removeprefix("cot/").partition("/")
-    image, image_notes = row_image(inner, request, folder_of(folder, root))
+    if folder in (".", ".."):
+        raise Unusable("image_outside_root", f"{names[0]!r} leaves the folders of the subsets")
+    if request.root and folder not in folders:
+        folders[folder] = folder_of(folder, request.root)
+    image, image_notes = row_image(inner, request, folders.get(folder))
     box, box_notes = _box(names[1], turns[1]["value"], image.wh)
     boxes, labels, clip_notes = clean_boxes([box], [""], image.wh, request)
     split, kind = str(row.get("split", "train")), "visual7w" if subset == "v7w" else subset
@@ -111,7 +115,7 @@ def _four(text: str) -> tuple[float, float, float, float] | None:
 
 
 def _count(location: Path, options: Mapping[str, Any]) -> int:
-    return sum(1 for _ in json_list(_file(location), "viscot_363k"))
+    return rows_count(json_list(_files(location, options)[0], "viscot_363k"))
 
 
 def _hub_files(options: Mapping[str, Any]) -> list[str]:
@@ -122,6 +126,8 @@ SOURCE = Source(
     name="viscot_363k",
     licence="Apache-2.0; the source images keep their own licences",
     load=streamed("viscot_363k", _rows, _convert),
+    files=_files,
+    images=lambda location, options: beside(_files(location, options)[0]),
     home="deepcs233/Visual-CoT",
     describe="Visual-CoT conversations (viscot_363k.json); images=cot_image_data",
     options=OPTIONS,

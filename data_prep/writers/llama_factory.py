@@ -15,7 +15,7 @@ from typing import Any
 
 from data_prep.frames import Frame
 from data_prep.images import encoded
-from data_prep.manifest import sha256, write_text
+from data_prep.manifest import write_text
 from data_prep.prompts import system_prompt, user_content
 from data_prep.record import Image, Record
 from data_prep.writers.parquet import Written, need_room
@@ -101,7 +101,7 @@ def write_json_list(lines: Iterable[str], directory: Path, name: str) -> Written
         }
     }
     write_text(directory / "dataset_info.json", json.dumps(info, indent=2, sort_keys=True) + "\n")
-    return Written(path, count, sha256(path))
+    return Written(path, count)
 
 
 def part_lines(parts: Sequence[Path]) -> Iterator[str]:

@@ -26,7 +26,11 @@ class Written:
 
     path: Path
     rows: int
-    sha256: str
+
+    @property
+    def sha256(self) -> str:
+        """Read when it is asked for: the parts of a data set need none."""
+        return sha256(self.path)
 
 
 def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) -> Written:
@@ -49,7 +53,7 @@ def write_rows(rows: Iterable[dict[str, Any]], path: Path, schema: pa.Schema) ->
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return Written(path, count, sha256(path))
+    return Written(path, count)
 
 
 def _writer(path: Path, schema: pa.Schema) -> pq.ParquetWriter:
@@ -102,7 +106,7 @@ def merge(parts: Sequence[Path], path: Path, schema: pa.Schema) -> Written:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    return Written(path, count, sha256(path))
+    return Written(path, count)
 
 
 def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:

@@ -11,18 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-
 from data_prep.frames import Frame
 from data_prep.images import encoded
 from data_prep.prompts import letter, system_prompt, user_content
 from data_prep.record import Image, Record
-from data_prep.rl_schema import rl_schema
+from data_prep.rl_schema import SCHEMA
 from data_prep.writers.parquet import Written, read_rows, write_rows
 from faithful_rl.config import ConfigError
-
-IMAGES = pa.list_(pa.struct([("bytes", pa.binary()), ("min_pixels", pa.int64()), ("max_pixels", pa.int64())]))
-SCHEMA = rl_schema(IMAGES)
 
 
 def write_rl(records: Iterable[Record], path: Path, *, prompt: str = "think", frame: Frame | None = None, first_index: int = 0) -> Written:

@@ -12,9 +12,9 @@ import pyarrow as pa
 from data_prep.frames import Frame
 from data_prep.prompts import system_prompt
 from data_prep.record import Record
-from data_prep.rl_schema import MESSAGES
+from data_prep.rl_schema import IMAGES, MESSAGES
 from data_prep.writers.parquet import Written, write_rows
-from data_prep.writers.rl import IMAGES, image_cells, prompt_messages
+from data_prep.writers.rl import image_cells, prompt_messages
 from faithful_rl.config import ConfigError
 
 SCHEMA = pa.schema(

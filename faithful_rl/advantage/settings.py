@@ -71,8 +71,8 @@ class AdvantageSettings:
                 raise ValueError(
                     f"advantage.weights.{name} is {schedule.kind}, {self.kind} has constant weights: choose hras for ones that move"
                 )
-        if self.kind == SUMMED and not any(schedule.start for schedule in self.weights.values()):
-            raise ValueError("advantage.weights are all 0: a reward that is summed needs one above 0")
+        if not any(schedule.bounds()[1] for schedule in self.weights.values()):
+            raise ValueError("advantage.weights are all 0 at every step: one above 0 is needed, or the advantage is 0 everywhere")
 
     @classmethod
     def from_settings(cls, settings: Mapping[str, Any]) -> AdvantageSettings:

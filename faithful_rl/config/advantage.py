@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from faithful_rl.config.checks import in_range, one_of, require
-from faithful_rl.config.constraints import ConstraintConfig, known_columns
+from faithful_rl.config.constraints import NO_MASK, ConstraintConfig, known_columns
 from faithful_rl.config.schedule import ScheduleConfig, validate_schedule
 
 ADVANTAGE_KINDS = ("constrained", "additive", "multiplicative", "summed", "gdpo", "hras")
@@ -51,6 +51,7 @@ def validate_advantage(advantage: AdvantageConfig, constraints: Mapping[str, Con
         "false under advantage.whitening=sequence, which divides by the spread anyway",
         "Set faithful_rl.advantage.whitening=none, or leave it out.",
     )
+    _refuse_without_constraints(advantage, constraints)
     _validate_weights(advantage, design)
     held = BASE_SIGNALS.get(advantage.kind, tuple(advantage.weights))
     require(
@@ -86,11 +87,36 @@ def _validate_weights(advantage: AdvantageConfig, design: str) -> None:
             "Set faithful_rl.advantage.kind=hras for weights that move.",
         )
     require(
+        any(max(schedule.start, schedule.end or 0.0) > 0.0 for schedule in weights.values()),
+        "advantage.weights",
+        "0 at every step for " + ", ".join(weights),
+        "a weight above 0, because without one the advantage is 0 everywhere",
+        f"Set faithful_rl.advantage.weights.{next(iter(weights))}.start.",
+    )
+    require(
         kind != "hras" or set(weights) == {"task", "consistency"},
         "advantage.weights",
         ", ".join(weights),
         "task and consistency, because faithful_rl.advantage.kind is hras",
         "Set faithful_rl.advantage.kind=gdpo for other signals.",
+    )
+
+
+def _refuse_without_constraints(advantage: AdvantageConfig, constraints: Mapping[str, ConstraintConfig]) -> None:
+    """Options that say how constraints enter the advantage."""
+    require(
+        not advantage.normalise_by_multipliers or bool(constraints),
+        "advantage.normalise_by_multipliers",
+        True,
+        "constraints, because without multipliers it divides by 1",
+        "Leave it out, or choose constraints=fgrpo and faithful_rl.method=fgrpo.",
+    )
+    require(
+        advantage.masked_rollouts == "left_out" or any(one.mask != NO_MASK for one in constraints.values()),
+        "advantage.masked_rollouts",
+        advantage.masked_rollouts,
+        "a constraint with a mask, because only masks leave rollouts out",
+        "Leave it out, or choose constraints=fgrpo and faithful_rl.method=fgrpo.",
     )
 
 

@@ -14,23 +14,15 @@ from faithful_rl.config.checks import in_range, one_of, require
 from faithful_rl.config.schedule import ScheduleConfig, validate_schedule
 
 MULTIPLIER_KINDS = ("dual_ascent", "fixed", "pi", "pid", "schedule")
+REACTIVE = ("dual_ascent", "pi", "pid")  # kinds that a violation moves
 DIRECTIONS = ("at_least", "at_most")
+SIGNS = {">=": "at_least", "<=": "at_most"}  # other spellings of a direction
 THRESHOLD_KINDS = ("constant", "linear", "relative")
 NO_MASK = "none"
 RESERVED = ("task", "coupled")  # what the advantage calls its own parts
 GROUNDED = ("semantic_grounding", "correct_sentence_count", "judged_sentence_count")  # known where the grounding judge was asked
 JUDGED = ("consistency", *GROUNDED)
 RIGHT_ONLY = ("accuracy", *JUDGED)  # masks that let no rollout in whose answer is wrong, where judges are not asked about those
-# Settings that only some kinds of multiplier have, with the value that leaves them out.
-_OWN_SETTINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
-    "proportional": (0.0, ("pi", "pid")),
-    "damping": (0.0, ("pi", "pid")),
-    "derivative": (0.0, ("pid",)),
-    "schedule": (None, ("schedule",)),
-    "first_step": (1, ("dual_ascent", "pi", "pid")),
-    "update_every": (1, ("dual_ascent", "pi", "pid")),
-    "window": (1, ("dual_ascent", "pi", "pid")),
-}
 
 
 @dataclass
@@ -38,8 +30,8 @@ class MultiplierConfig:
     """How the multiplier lambda_k of one constraint moves (Eq. 4)."""
 
     kind: str = "dual_ascent"  # dual_ascent | fixed | pi | pid | schedule
-    start: float = 1.0  # first value, in [0, maximum]; unused by `schedule`
-    step_size: float = 0.05  # eta, > 0; the integral's gain of pi and pid; unused by `fixed` and `schedule`
+    start: float = 1.0  # first value, in [0, maximum]; not with `schedule`
+    step_size: float = 0.05  # eta, > 0; the integral's gain of pi and pid; not with `fixed` and `schedule`
     maximum: float = 5.0  # lambda_max, > 0
     min_applicable: int = 8  # rollouts; with fewer applicable ones in a batch the multiplier stays as it is
     proportional: float = 0.0  # pi, pid: gain on the (damped) violation, >= 0
@@ -69,11 +61,28 @@ class ConstraintConfig:
 
     threshold: float = MISSING  # tau_k, in the column's range
     mask: str = MISSING  # a reward column, for example accuracy or has_reference_boxes | none: every rollout
-    direction: str = "at_least"  # at_least | at_most
+    direction: str = "at_least"  # at_least | at_most; also >= and <=, in quotes where YAML or the shell asks for them
     column: str = ""  # a reward column; empty: the constraint's own name
     by_source: dict[str, float] = field(default_factory=dict)  # data_source of a row -> its threshold; other rows use `threshold`
     threshold_schedule: ThresholdScheduleConfig = field(default_factory=ThresholdScheduleConfig)
     multiplier: MultiplierConfig = field(default_factory=MultiplierConfig)
+
+    def __post_init__(self) -> None:
+        self.direction = SIGNS.get(self.direction, self.direction)
+
+
+# Settings that only some kinds of multiplier have, with the value that leaves them out.
+_OWN_SETTINGS: dict[str, tuple[Any, tuple[str, ...]]] = {
+    "start": (MultiplierConfig.start, ("fixed", *REACTIVE)),
+    "step_size": (MultiplierConfig.step_size, REACTIVE),
+    "proportional": (0.0, ("pi", "pid")),
+    "damping": (0.0, ("pi", "pid")),
+    "derivative": (0.0, ("pid",)),
+    "schedule": (None, ("schedule",)),
+    "first_step": (1, REACTIVE),
+    "update_every": (1, REACTIVE),
+    "window": (1, REACTIVE),
+}
 
 
 def known_columns(design: str = "paper") -> dict[str, tuple[float, float]]:
@@ -177,9 +186,8 @@ def _validate_multiplier(key: str, multiplier: MultiplierConfig) -> None:
             f"Set faithful_rl.{key}.proportional, or faithful_rl.{key}.kind=dual_ascent.",
         )
     if multiplier.kind == "schedule":
-        require(
-            multiplier.schedule is not None, f"{key}.schedule", None, "a schedule", f"Set faithful_rl.{key}.schedule={{kind: linear, ...}}."
-        )
+        example = f"'faithful_rl.{key}.schedule={{kind: linear, start: 0, end: 1, steps: 20}}'"
+        require(multiplier.schedule is not None, f"{key}.schedule", None, "a schedule", f"Set it, for example {example}.")
         validate_schedule(f"{key}.schedule", multiplier.schedule or ScheduleConfig(), 0.0, multiplier.maximum)
 
 

@@ -33,6 +33,7 @@ class JudgesConfig:
     pool: str | None = None  # name of a pool of this Ray cluster (`python -m faithful_rl.judges serve`); null: the run starts its own
     consistency: JudgeConfig = field(default_factory=JudgeConfig)
     grounding: JudgeConfig = field(default_factory=JudgeConfig)
+    start_seconds: float = 600.0  # > 0: until each of the run's own judges must be healthy, reading its model included
     ask_masked: bool = False  # also ask about rollouts whose verdict cannot count; validation always asks
     # false: the grounding judge is asked on held-out questions only; refused where constraints or weights need its verdicts
     grounding_in_training: bool = True
@@ -42,6 +43,7 @@ class JudgesConfig:
 
 def validate_judges(judges: JudgesConfig) -> None:
     one_of("judges.heldout", judges.heldout, HELDOUT_JUDGES)
+    in_range("judges.start_seconds", judges.start_seconds, 0.0, open_low=True)
     validate_judge("consistency", judges.consistency, of_pool=judges.pool is not None)
     validate_judge("grounding", judges.grounding, of_pool=judges.pool is not None)
 

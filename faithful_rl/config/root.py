@@ -34,7 +34,7 @@ class FaithfulRLConfig:
     method: str = "fgrpo"  # grpo (task reward only) | fgrpo (constrained) | sft (tiny warm start) | sft_verl | crm (consistency model)
     seed: int = 0  # data order, sampling and initialisation, >= 0
     constraints: dict[str, ConstraintConfig] = field(default_factory=dict)
-    constraint_patience: int = 20  # steps in a row, >= 1, after which a constraint out of reach or without rollouts is reported
+    constraint_patience: int = 20  # steps, >= 1, after which a constraint out of reach or a multiplier that stands still is reported
     coverage_floor: float = 0.9  # in [0, 1]: below this share of scored rollouts a constraint's dual step is frozen
     advantage: AdvantageConfig = field(default_factory=AdvantageConfig)
     rewards: RewardsConfig = field(default_factory=RewardsConfig)

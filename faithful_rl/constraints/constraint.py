@@ -11,6 +11,7 @@ from faithful_rl.rewards.ranges import column_ranges
 NO_MASK = "none"
 AT_LEAST, AT_MOST = "at_least", "at_most"
 DIRECTIONS = (AT_LEAST, AT_MOST)
+SIGNS = {">=": AT_LEAST, "<=": AT_MOST}  # other spellings, as formulas have them
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,13 +29,14 @@ class Constraint:
     name: str
     threshold: float  # tau_k, in the column's range
     mask: str = NO_MASK  # reward column, for example `accuracy` or `has_reference_boxes`; `none`: every rollout
-    direction: str = AT_LEAST
+    direction: str = AT_LEAST  # or AT_MOST; >= and <= are taken for them
     column: str = ""  # reward column; empty: the name
     by_source: Mapping[str, float] = field(default_factory=dict)  # data_source -> its own threshold; others use `threshold`
 
     def __post_init__(self) -> None:
         if not self.name or not self.mask:
             raise ValueError(f"a constraint needs a name and a mask column, got name={self.name!r}, mask={self.mask!r}")
+        object.__setattr__(self, "direction", SIGNS.get(self.direction, self.direction))
         if self.direction not in DIRECTIONS:
             raise ValueError(f"{self.name}.direction is {self.direction!r}, expected one of {list(DIRECTIONS)}")
         if not self.column:

@@ -109,8 +109,8 @@ class ScheduledMultiplier(BoundedMultiplier):
         self._schedule = schedule
 
     @property
-    def saturated(self) -> bool:
-        return False
+    def limit(self) -> float | None:
+        return None
 
     def update(self, violation: float) -> None:
         check_violation(violation)

@@ -23,8 +23,12 @@ class Multiplier(Protocol):
         """Fewest rollouts that must count before `update` may be called."""
 
     @property
+    def limit(self) -> float | None:
+        """Upper bound to which violations can drive the value, > 0; None where no violation moves it."""
+
+    @property
     def saturated(self) -> bool:
-        """The value is at its upper bound, so that further violation has no effect."""
+        """The value is at `limit`, so that further violation has no effect."""
 
     def update(self, violation: float) -> None:
         """One step after a batch with this violation: how far the score is on the wrong side of its threshold, < 0 where it holds."""
@@ -67,8 +71,12 @@ class BoundedMultiplier:
         return self._min_applicable
 
     @property
+    def limit(self) -> float | None:
+        return self._maximum
+
+    @property
     def saturated(self) -> bool:
-        return self._value >= self._maximum
+        return self.limit is not None and self._value >= self.limit
 
     def advance(self, step: int) -> None:
         """Only kinds that follow a schedule care about the step."""
@@ -95,8 +103,8 @@ class FixedMultiplier(BoundedMultiplier):
         super().__init__(start, maximum, min_applicable)
 
     @property
-    def saturated(self) -> bool:
-        return False
+    def limit(self) -> float | None:
+        return None
 
     def update(self, violation: float) -> None:
         """Nothing moves; a violation that is not finite is still refused."""

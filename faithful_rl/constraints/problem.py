@@ -12,7 +12,8 @@ from faithful_rl.constraints.monitor import DEFAULT_PATIENCE
 from faithful_rl.constraints.multiplier import Multiplier, State
 from faithful_rl.constraints.tracked import ConstraintStep, TrackedConstraint
 
-STATE_VERSION = 2
+STATE_VERSION = 3
+WITHOUT_WATCH = 2  # the version before: its watchman kept other counts, everything else is the same
 DEFAULT_COVERAGE_FLOOR = 0.9
 
 
@@ -53,7 +54,7 @@ class ConstrainedProblem:
         """Build from a recipe's `constraints` node, see `TrackedConstraint.from_settings`.
 
         Args:
-            patience: steps in a row, >= 1, after which a constraint out of reach or without rollouts is reported.
+            patience: steps, >= 1, after which a constraint out of reach or a multiplier that stands still is reported.
 
         Raises:
             ValueError: a missing or unknown key, or a value out of its range; the message begins with the constraint's name.
@@ -120,10 +121,12 @@ class ConstrainedProblem:
 
         Raises:
             ValueError: another version, other names, thresholds, masks or kinds, or a multiplier out of range.
+
+        A state of version 2 is taken too: its multipliers continue to the last bit, and the watch over the constraint begins anew.
         """
-        if state.get("version") != STATE_VERSION:
+        if state.get("version") not in (WITHOUT_WATCH, STATE_VERSION):
             raise ValueError(
-                f"multiplier state has version {state.get('version')!r}, this code reads version {STATE_VERSION}: "
+                f"multiplier state has version {state.get('version')!r}, this code reads versions {WITHOUT_WATCH} and {STATE_VERSION}: "
                 "continue the run with the version of faithful_rl that began it, or begin a new one"
             )
         saved, names = state.get("constraints"), sorted(self._tracked)
@@ -138,7 +141,8 @@ class ConstrainedProblem:
         before = {name: one.state_dict() for name, one in self._tracked.items()}
         for name, one in self._tracked.items():
             try:
-                one.load_state_dict(saved[name])
+                old = {"monitor": one.fresh_monitor().state_dict()} if state["version"] == WITHOUT_WATCH else {}
+                one.load_state_dict({**saved[name], **old})
             except ValueError as error:
                 for other, tracked in self._tracked.items():
                     tracked.load_state_dict(before[other])

@@ -37,11 +37,13 @@ class SignalColumns:
 @dataclass(frozen=True, slots=True)
 class Applicability:
     """Where a constraint's mask says yes (`masked_in`), where it counts (`counts` = m_k: masked in and scored), and the share of
-    attempted measurements that succeeded (`coverage`, in [0, 1]; 1 when nothing was attempted)."""
+    attempted measurements that succeeded (`coverage`, in [0, 1]; 1 when nothing was attempted). `attempted` is how many there were,
+    measured or failed."""
 
     masked_in: BoolArray
     counts: BoolArray
     coverage: float
+    attempted: int
 
 
 def signal_columns(columns: Mapping[str, npt.ArrayLike], name: str) -> SignalColumns:
@@ -77,11 +79,11 @@ def applicability(columns: Mapping[str, npt.ArrayLike], constraint: Constraint) 
     masked_in = mask_column(columns, constraint, rows=scored.size)
     counts = masked_in & scored
     if _is_plain(columns, constraint.column):
-        return Applicability(masked_in, counts, 1.0)
+        return Applicability(masked_in, counts, 1.0, int(counts.sum()))
     reason = column(columns, f"{constraint.column}_reason", rows=scored.size)
     failed = masked_in & ~scored & ~np.isin(reason, _NOT_A_FAILURE)
     attempted = int(counts.sum()) + int(failed.sum())
-    return Applicability(masked_in, counts, int(counts.sum()) / attempted if attempted else 1.0)
+    return Applicability(masked_in, counts, int(counts.sum()) / attempted if attempted else 1.0, attempted)
 
 
 def mask_column(columns: Mapping[str, npt.ArrayLike], constraint: Constraint, rows: int) -> BoolArray:

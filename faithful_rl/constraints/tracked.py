@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from enum import StrEnum
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from faithful_rl.constraints.constraint import Constraint
-from faithful_rl.constraints.monitor import DEFAULT_PATIENCE, Monitor
+from faithful_rl.constraints.monitor import DEFAULT_PATIENCE, Frozen, Monitor, Observation
 from faithful_rl.constraints.multiplier import Multiplier, State, build_multiplier
 from faithful_rl.constraints.pacing import Pace, PaceSettings
 from faithful_rl.constraints.statistics import BoolArray, ColumnError, applicability, constraint_score, signal_columns
@@ -20,13 +19,6 @@ from faithful_rl.constraints.threshold import Threshold, ThresholdSettings
 PACE_KEYS = ("first_step", "update_every", "window")
 REQUIRED = frozenset({"threshold", "mask", "multiplier"})
 OPTIONAL = frozenset({"direction", "column", "by_source", "threshold_schedule"})
-
-
-class Frozen(StrEnum):
-    """Why a multiplier was left alone in a step in which it was due."""
-
-    TOO_FEW_APPLICABLE = "too_few_applicable"  # fewer rollouts count than min_applicable, or none does
-    LOW_COVERAGE = "low_coverage"  # too many judge failures: what is left may be a biased sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +36,8 @@ class ConstraintStep:
     frozen: Frozen | None
     updated: bool  # the multiplier took a step; False also where its pace says to wait
     saturated: bool  # multiplier_next is at its maximum
-    infeasible: bool  # saturated and violated for many steps in a row
-    starved: bool  # no rollout has counted for many steps in a row
+    infeasible: bool  # over the last steps at its maximum and violated, each on average
+    starved: bool  # frozen for many steps in a row
     message: str  # what the user should be told at this step; "" at nearly all of them
 
 
@@ -56,6 +48,7 @@ class Measured:
     score: float | None
     applicable: int
     coverage: float
+    attempted: int  # rollouts that were measured or should have been
     shift: float  # mean over what counts of (threshold of its source - threshold); 0 without thresholds by source
 
 
@@ -72,7 +65,8 @@ class TrackedConstraint:
     ) -> None:
         self.constraint = constraint
         self.multiplier = multiplier
-        self.monitor = Monitor(constraint.name, patience)
+        self._patience = patience
+        self.monitor = self.fresh_monitor()
         self._pace = Pace(pace)
         self._schedule = threshold or ThresholdSettings()
         if constraint.by_source and self._schedule.kind != "constant":
@@ -106,6 +100,10 @@ class TrackedConstraint:
         except (TypeError, ValueError) as error:
             raise ValueError(f"constraints.{name}: {error}") from error
 
+    def fresh_monitor(self) -> Monitor:
+        """A watchman that has seen nothing."""
+        return Monitor(self.constraint.name, self._patience)
+
     def measure(self, columns: Mapping[str, npt.ArrayLike], sources: npt.ArrayLike | None) -> Measured:
         """Read the batch; nothing moves.
 
@@ -114,7 +112,7 @@ class TrackedConstraint:
         """
         applies = applicability(columns, self.constraint)
         score = constraint_score(signal_columns(columns, self.constraint.column).values, applies.counts)
-        return Measured(score, int(applies.counts.sum()), applies.coverage, self._shift(applies.counts, sources))
+        return Measured(score, int(applies.counts.sum()), applies.coverage, applies.attempted, self._shift(applies.counts, sources))
 
     def step(self, measured: Measured, step: int, coverage_floor: float) -> ConstraintStep:
         """One dual step at the end of training step `step`, counted from 1."""
@@ -135,11 +133,19 @@ class TrackedConstraint:
                     updated = True
         self.multiplier.advance(step)
         report = self.monitor.observe(
-            saturated=self.multiplier.saturated,
-            violation=violation,
-            threshold=threshold,
-            score=measured.score,
-            applicable=measured.applicable,
+            Observation(
+                multiplier=self.multiplier.value,
+                limit=self.multiplier.limit,
+                frozen=frozen,
+                applicable=measured.applicable,
+                attempted=measured.attempted,
+                coverage=measured.coverage,
+                score=measured.score,
+                threshold=threshold,
+                violation=violation,
+                min_applicable=self.multiplier.min_applicable,
+                coverage_floor=coverage_floor,
+            )
         )
         return ConstraintStep(
             name=self.constraint.name,
@@ -201,9 +207,11 @@ class TrackedConstraint:
             raise
 
     def _frozen(self, measured: Measured, coverage_floor: float) -> Frozen | None:
-        if measured.score is None or measured.applicable < self.multiplier.min_applicable:
-            return Frozen.TOO_FEW_APPLICABLE
-        return Frozen.LOW_COVERAGE if measured.coverage < coverage_floor else None
+        """Judges that failed come first: without them enough rollouts would have counted."""
+        enough = self.multiplier.min_applicable
+        if measured.attempted >= max(1, enough) and measured.coverage < coverage_floor:
+            return Frozen.LOW_COVERAGE
+        return Frozen.TOO_FEW_APPLICABLE if measured.score is None or measured.applicable < enough else None
 
     def _shift(self, counts: BoolArray, sources: npt.ArrayLike | None) -> float:
         own = self.constraint

@@ -22,7 +22,7 @@ from faithful_rl.config import ConfigError
 from faithful_rl.judges.request import JudgeRequest
 from faithful_rl.judges.reward import request_from
 from faithful_rl.rewards.accuracy import MAX_OPTIONS, read_options
-from faithful_rl.types import ParsedResponse
+from faithful_rl.rewards.designs import DESIGNS
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 ANSWER_CHARACTERS = 200  # a longer answer is no answer
@@ -180,8 +180,17 @@ def request_of(row: Mapping[str, Any], questions: Mapping[str, Mapping[str, Any]
             )  # fmt: skip
         info = {**info, **known}
     info.pop("images", None)
-    parsed: ParsedResponse = response.parse(str(row["response"]))
-    return request_from(parsed, info)
+    text = str(row["response"])
+    return request_from(response.parse(text, blocks_of(text)), info)
+
+
+def blocks_of(text: str) -> tuple[str, ...]:
+    """The blocks that a response was asked for, by those that it holds: a description or a rethink block belongs to the thinking under the
+    reward designs that ask for them, and the judges of such a run read all of it. Rows do not say their design.
+    """
+    asked_for = DESIGNS["mixture"].blocks
+    found = response.placed(text, asked_for)
+    return asked_for if found["description"] or found["rethink"] else response.BLOCKS
 
 
 def own_label(row: Mapping[str, Any]) -> float | None:

@@ -21,12 +21,14 @@ from data_prep.scenes.dataset import SceneDataSettings, scene_rows
 from data_prep.sources import algopuzzlevqa, cvbench, mindcube, mmvp, omnispatial, realworldqa, sat_real
 from data_prep.sources.pinned import Pinned, differences
 from faithful_rl.config import ConfigError
+from faithful_rl.evaluation.figures import listed
 from faithful_rl.evaluation.questions import TEXT_INSTEAD_OF_IMAGE, Question, description, from_row
 from faithful_rl.evaluation.settings import EvaluationSettings, benchmark_name
 
 SCENES = "scenes"
 ROW = "row"  # trials of one source row belong together
-SHOWN = 10  # ids that a message lists
+SENTENCES = 4  # that the note on a benchmark other than the pinned one spells out
+LIMITED, REJECTED = "limited", "rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +67,9 @@ NAMES = (*BENCHMARKS, SCENES)
 class Inspected:
     """One benchmark after every row of it was looked at once.
 
-    `total` questions it has, rejected ones too; `uids` are those that will be asked, in order. `digest` is a hash of their content.
+    `total` questions it has, rejected ones too, and at least as many as are pinned; `uids` are those that will be asked, in order.
+    `others` are ids that the benchmark knows and that are not asked, with `LIMITED` or `REJECTED`. `digest` is a hash of their content.
+    `pinned`: whether it is the pinned set; None where nothing is pinned.
     """
 
     name: str
@@ -80,6 +84,8 @@ class Inspected:
     digest: str
     most_images: int
     licence: str
+    others: Mapping[str, str] = field(default_factory=dict)
+    pinned: bool | None = None
 
 
 def inspect(word: str, settings: EvaluationSettings) -> Inspected:
@@ -92,6 +98,7 @@ def inspect(word: str, settings: EvaluationSettings) -> Inspected:
     name, benchmark = benchmark_name(word), BENCHMARKS.get(word)
     location, options = _located(word, settings)
     found: dict[str, tuple[str, int]] = {}  # uid -> group, row
+    others: dict[str, str] = {}  # id -> why it is not asked
     content: list[str] = []
     types: Counter[str] = Counter()
     rejects: list[Reject] = []
@@ -105,23 +112,22 @@ def inspect(word: str, settings: EvaluationSettings) -> Inspected:
             continue
         record = item.record
         found[item.uid] = (item.group, record.row if record.row >= 0 else len(found))
+        others |= dict.fromkeys((item.uid, str(record.metadata.get("source_id") or item.uid)), LIMITED)
         content.append(json.dumps([record.uid, record.question, record.options, record.gold_text, [i.wh for i in record.images]]))
         types[record.task_type] += 1
         most_images = max(most_images, len(record.images))
         if settings.mode == TEXT_INSTEAD_OF_IMAGE and description(item) is None:
-            raise ConfigError(
-                "mode",
-                f"{settings.mode} for {name}, whose question {item.uid} has none",
-                "questions with an exact description",
-                "Leave it out.",
-            )
+            found_none = f"{settings.mode} for {name}, whose question {item.uid} has none"
+            raise ConfigError("mode", found_none, "questions with an exact description", "Leave it out.")
     if not found:
         first = f": {rejects[0].reason}, {rejects[0].detail}" if rejects else ""
         raise ConfigError(f"benchmarks.{name}", f"no usable question{first}", "at least one", "Check the files.")
     total, remarks = _pins(benchmark, name, location, options, found, rejects, types, settings)
+    pinned = not remarks if benchmark else None
     uids = _spread({uid: group for uid, (group, _) in found.items()}, settings.limit)
     if len(uids) < len(found):
-        remarks.append(f"limited to {len(uids)} of {total} questions (limit={settings.limit})")
+        remarks.append(f"limited to {len(uids)} of {len(found)} questions (limit={settings.limit})")
+    others = {one: REJECTED for reject in rejects for one in _ids(reject)} | others
     remarks += _reject_remarks(rejects)
     return Inspected(
         name=name,
@@ -136,6 +142,8 @@ def inspect(word: str, settings: EvaluationSettings) -> Inspected:
         digest=hashlib.sha256("\n".join(sorted(content)).encode("utf-8", "surrogatepass")).hexdigest()[:16],
         most_images=most_images,
         licence=sources.get(benchmark.source).licence if benchmark else "",
+        others=others,
+        pinned=pinned,
     )
 
 
@@ -239,7 +247,10 @@ def _pins(
     if settings.pins == "strict":
         fix = "Use the files of the benchmark's own page, or set pins=note to evaluate these and have it noted."
         raise ConfigError(f"benchmarks.{name}", "; ".join(differ), f"the pinned benchmark ({pinned.rows} rows)", fix)
-    return len(found) + lost * max(1, pinned.questions // pinned.rows), [f"not the pinned benchmark: {sentence}" for sentence in differ]
+    total = len(found) + lost * max(1, pinned.questions // pinned.rows)
+    # Rows that are not there are questions that nobody asked: a part of a benchmark is no smaller benchmark.
+    more = f"; and {len(differ) - SENTENCES} more differences" if len(differ) > SENTENCES else ""
+    return max(total, pinned.questions), [f"not the pinned benchmark: {'; '.join(differ[:SENTENCES])}{more}"]
 
 
 def _spread(groups: Mapping[str, str], limit: int | None) -> tuple[str, ...]:
@@ -257,7 +268,11 @@ def _reject_remarks(rejects: list[Reject]) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for reject in rejects:
         by_reason.setdefault(reject.reason, []).append(reject.uid)
-    return [
-        f"{len(uids)} row(s) that cannot be asked ({reason}): {', '.join(uids[:SHOWN])}{', ...' if len(uids) > SHOWN else ''}"
-        for reason, uids in sorted(by_reason.items())
-    ]
+    return [f"{len(uids)} row(s) that cannot be asked ({reason}): {listed(uids)}" for reason, uids in sorted(by_reason.items())]
+
+
+def _ids(reject: Reject) -> set[str]:
+    """What a rejected row may be called: its uid, and the source's own id where the row shows it."""
+    row = reject.source_row if isinstance(reject.source_row, Mapping) else {}
+    cells = row.get("cells") or [None]
+    return {reject.uid, *(str(value) for value in (row.get("id"), row.get("idx"), cells[0]) if value is not None)}

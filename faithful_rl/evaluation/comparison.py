@@ -1,38 +1,64 @@
-"""Two models on the same questions: McNemar's exact test for accuracy and inconsistency, paired bootstraps for means, several seeds.
+"""Two models on the same questions: McNemar's exact test for what is true or false, sign flips for means and where trials form groups,
+bootstraps for every difference, several seeds.
 
-Tests are statsmodels' (`mcnemar` with the binomial distribution; Holm's correction over all p values of one comparison), intervals scipy's.
+Holm's correction (statsmodels) runs over all p values of one comparison. The tests are in `paired_tests`; `alike` says what must not be
+compared because it was not measured alike.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation.figures import BY_NAME, METRICS, groups_right, plain
+from faithful_rl.evaluation.alike import Alike, alike, by_rule, refuse_twins
+from faithful_rl.evaluation.figures import BY_NAME, METRICS, by_group, groups_right, plain
+from faithful_rl.evaluation.paired_tests import (
+    ALPHA,
+    FEWEST,
+    POWER,
+    detectable_difference,
+    detectable_from_interval,
+    mcnemar,
+    paired_difference,
+    pooled,
+    sign_flips,
+)
 from faithful_rl.evaluation.rows import FORMAT, Row, read_rows
-from faithful_rl.heldout_statistics import Array, Estimate, Quantity, Seeds, change, difference_over_seeds, over_seeds, seed_t_interval
+from faithful_rl.heldout_statistics import Estimate, Quantity, Seeds, difference_over_seeds, over_seeds, seed_t_interval
 from faithful_rl.judges.options import require
 from faithful_rl.run_directory import EVALUATION, read_json
 
-POWER = 0.8
-ALPHA = 0.05
-BINARY = ("accuracy", "inconsistency_rate")  # McNemar's test is for these
-MEANS = ("semantic_grounding", "spatial_grounding", "right_for_a_false_reason", "response_tokens")
+__all__ = ["ALPHA", "POWER", "Evaluated", "compare", "detectable_difference", "differs", "excludes_zero", "mcnemar", "power_note"]
+
+BINARY = ("accuracy", "inconsistency_rate", "right_for_a_false_reason", "format_rate", "unparsed_rate", "truncated_rate")
+ALL_RIGHT = "accuracy_all_right"  # of a group: an MMVP pair, the orders of one SAT row
+GROUPED = "sign flips over groups"
+UNGROUPED = "sign flips over questions"
+OVER_SEEDS = "two-way bootstrap over questions and seeds"
+WORDS = {
+    "McNemar exact": "McNemar's exact test",
+    GROUPED: "sign flips (an exact or drawn permutation test) over groups of trials",
+    UNGROUPED: "sign flips (an exact or drawn permutation test) over questions for means",
+    OVER_SEEDS: "for several seeds whether the interval of a two-way bootstrap over questions and seeds excludes zero",
+}
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """One evaluation directory: its summary and the rows of each benchmark, by uid, with a response only."""
+    """One evaluation directory: its summary and the rows of each benchmark, by uid, with a response only. `trials` says how many trials
+    each group of a benchmark has, those without a response too."""
 
     directory: Path
     summary: Mapping[str, Any]
     rows: Mapping[str, Mapping[str, Row]]
+    trials: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def read_evaluation(directory: Path) -> Evaluated:
@@ -46,29 +72,55 @@ def read_evaluation(directory: Path) -> Evaluated:
     if summary.get("format") != FORMAT:
         raise ConfigError(str(directory / EVALUATION), f"format {summary.get('format')!r}", f"format {FORMAT}", "Evaluate it again.")
     rows: dict[str, dict[str, Row]] = {}
+    trials: dict[str, dict[str, int]] = {}
     for name in summary["benchmarks"]:
-        found = [row for row in read_rows(directory, name) if row["generated"]]
+        asked = read_rows(directory, name)
+        trials[name] = dict(Counter(str(row["group"]) for row in asked))
+        found = [row for row in asked if row["generated"]]
         rows[name] = {str(row["uid"]): row for row in found}
         if len(rows[name]) != len(found):
             raise ConfigError(str(directory), f"a question twice in {name}", "each question once", "Evaluate it again.")
-    return Evaluated(directory, summary, rows)
+    return Evaluated(directory, summary, rows, trials)
 
 
-def compare(a: Sequence[Evaluated], b: Sequence[Evaluated]) -> list[dict[str, Any]]:
+def compare(a: Sequence[Evaluated], b: Sequence[Evaluated], names: tuple[str, str] = ("a", "b")) -> list[dict[str, Any]]:
     """Every paired figure b - a, by benchmark and metric; several evaluations of one side are seeds of one method.
 
+    The first entry of a benchmark has `cautions` where the sides were not measured alike (see `alike`).
+
+    Args:
+        names: what cautions call the two sides.
+
     Raises:
-        ConfigError: nothing in common, or questions of one uid that differ.
+        ConfigError: nothing in common, questions of one uid that differ, or one evaluation given as two seeds.
     """
+    for side in (a, b):
+        refuse_twins([one.directory for one in side], [one.rows for one in side])
     benchmarks = [name for name in a[0].rows if all(name in one.rows for one in (*a, *b))]
     if not benchmarks:
         raise ConfigError("compare", "no benchmark in common", "evaluations of the same benchmarks", "Evaluate both on one.")
-    single = len(a) == len(b) == 1
     found = []
     for name in benchmarks:
-        found += _pair(name, a[0].rows[name], b[0].rows[name]) if single else _seeds(name, a, b)
+        terms = alike(name, [one.summary for one in a], [one.summary for one in b], names)
+        found += _benchmark(name, a, b, terms)
     _correct_for_many(found)
     return found
+
+
+def _benchmark(name: str, a: Sequence[Evaluated], b: Sequence[Evaluated], terms: Alike) -> list[dict[str, Any]]:
+    def rows(one: Evaluated) -> Mapping[str, Row]:
+        return {uid: by_rule(row) for uid, row in one.rows[name].items()} if terms.by_rule else one.rows[name]
+
+    sides = [[rows(one) for one in side] for side in (a, b)]
+    metrics = [quantity for quantity in METRICS if quantity.name not in terms.left_out]
+    if len(a) == len(b) == 1:
+        trials = Counter(a[0].trials.get(name, {})) | Counter(b[0].trials.get(name, {}))
+        entries = _pair(name, sides[0][0], sides[1][0], metrics, trials)
+    else:
+        entries = _seeds(name, sides[0], sides[1], metrics)
+    if entries and terms.cautions:
+        entries[0]["cautions"] = [f"{name}: {caution}" for caution in terms.cautions]
+    return entries
 
 
 def _shared(name: str, sides: Sequence[Mapping[str, Row]]) -> list[str]:
@@ -84,77 +136,67 @@ def _shared(name: str, sides: Sequence[Mapping[str, Row]]) -> list[str]:
     return uids
 
 
-def _pair(name: str, a: Mapping[str, Row], b: Mapping[str, Row]) -> list[dict[str, Any]]:
+def _pair(
+    name: str, a: Mapping[str, Row], b: Mapping[str, Row], metrics: Sequence[Quantity], trials: Mapping[str, int]
+) -> list[dict[str, Any]]:
     uids = _shared(name, (a, b))
     entries = []
-    for metric in (*BINARY, *MEANS):
-        quantity = BY_NAME[metric]
+    for quantity in metrics:
         both = [uid for uid in uids if quantity.weight(a[uid]) and quantity.weight(b[uid])]
         if both:
-            entries.append(_paired(name, quantity, {uid: a[uid] for uid in both}, {uid: b[uid] for uid in both}, len(uids)))
-    groups = {uid: a[uid]["group"] for uid in uids}
-    if len(set(groups.values())) < len(uids):
-        entries.append(_by_group(name, [a[uid] for uid in uids], [b[uid] for uid in uids]))
+            entries.append(_paired(name, quantity, [a[uid] for uid in both], [b[uid] for uid in both], len(uids)))
+    counts = Counter(str(a[uid]["group"]) for uid in uids)
+    if len(counts) < len(uids):
+        whole = [uid for uid in uids if counts[str(a[uid]["group"])] >= trials.get(str(a[uid]["group"]), 0)]
+        entries += _by_group(name, [a[uid] for uid in whole], [b[uid] for uid in whole])
     return entries
 
 
-def _paired(name: str, quantity: Quantity, a: Mapping[str, Row], b: Mapping[str, Row], shared: int) -> dict[str, Any]:
-    uids = list(a)
-    old = np.array([quantity.value(a[uid]) for uid in uids])
-    new = np.array([quantity.value(b[uid]) for uid in uids])
+def _paired(name: str, quantity: Quantity, a: Sequence[Row], b: Sequence[Row], shared: int) -> dict[str, Any]:
+    """Trials of one group are resampled, and flipped, together: they are not independent. Figures that are neither better nor worse get
+    no p value."""
+    old, new = (np.array([quantity.value(row) for row in rows]) for rows in (a, b))
+    groups = [str(row["group"]) for row in a]
+    means, weights = pooled(new - old, groups)
     entry: dict[str, Any] = {
         "benchmark": name,
         "metric": quantity.name,
         "shared": shared,
-        "n": len(uids),
+        "n": len(a),
         "a": float(old.mean()),
         "b": float(new.mean()),
-        "difference": plain(change(a, b, quantity)),
+        "difference": plain(paired_difference(new - old, groups, quantity.percent)),
     }
     if quantity.name in BINARY:
         entry |= mcnemar(old > 0.5, new > 0.5)
-    entry["detectable_difference"] = detectable_difference(new - old)
+    if len(means) < len(a):
+        entry["groups"] = len(means)
+    if quantity.better and (len(means) < len(a) or quantity.name not in BINARY):
+        entry |= {"test": GROUPED if len(means) < len(a) else UNGROUPED, "p": sign_flips(means * weights)}
+    entry["detectable_difference"] = detectable_difference(means, quantity.percent)
     return entry
 
 
-def _by_group(name: str, a: Sequence[Row], b: Sequence[Row]) -> dict[str, Any]:
-    """Accuracy by group (all trials right): trials of a group are not independent, groups are."""
+def _by_group(name: str, a: Sequence[Row], b: Sequence[Row]) -> list[dict[str, Any]]:
+    """Accuracy by group (all trials right), over the groups whose every trial both sides answered; [] where there is none."""
     old, new = groups_right(a), groups_right(b)
-    names = sorted(old.keys() & new.keys())
-    before, after = (np.array([side[one] for one in names], dtype=bool) for side in (old, new))
+    groups = sorted(old.keys() & new.keys())
+    if not groups:
+        return []
+    before, after = (np.array([side[one] for one in groups], dtype=bool) for side in (old, new))
     difference = after.astype(float) - before.astype(float)
-    rows = [{str(one): {"value": float(side[one])} for one in names} for side in (old, new)]
-    quantity = Quantity("all_right", "", 1, lambda row: row["value"], lambda row: 1.0)
-    return {
+    entry = {
         "benchmark": name,
-        "metric": "accuracy_all_right",
-        "shared": len(names),
-        "n": len(names),
+        "metric": ALL_RIGHT,
+        "shared": len(groups),
+        "n": len(groups),
         "a": float(before.mean()),
         "b": float(after.mean()),
-        "difference": plain(change(rows[0], rows[1], quantity)),
+        "difference": plain(paired_difference(difference, groups, share=True)),
         **mcnemar(before, after),
         "detectable_difference": detectable_difference(difference),
     }
-
-
-def mcnemar(before: Any, after: Any) -> dict[str, Any]:
-    """McNemar's exact test on two boolean arrays (questions,): `only_a` and `only_b` are the questions where one side alone is true."""
-    tests = require("statsmodels.stats.contingency_tables", "paired tests")
-    before, after = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
-    table = [[int((before & after).sum()), int((before & ~after).sum())], [int((~before & after).sum()), int((~before & ~after).sum())]]
-    return {"test": "McNemar exact", "only_a": table[0][1], "only_b": table[1][0], "p": float(tests.mcnemar(table, exact=True).pvalue)}
-
-
-def detectable_difference(differences: Array) -> float | None:
-    """The smallest true difference that a paired test on as many questions finds with power 0.8 at level 0.05, given the spread that was
-    observed; in the metric's unit. None below three questions or without any spread."""
-    spread = float(np.std(differences, ddof=1)) if len(differences) > 2 else 0.0
-    if spread == 0.0:
-        return None
-    power = require("statsmodels.stats.power", "power of paired tests")
-    effect = power.TTestPower().solve_power(nobs=len(differences), alpha=ALPHA, power=POWER, alternative="two-sided")
-    return float(np.squeeze(effect)) * spread
+    return [entry]
 
 
 def _correct_for_many(entries: Sequence[dict[str, Any]]) -> None:
@@ -166,25 +208,27 @@ def _correct_for_many(entries: Sequence[dict[str, Any]]) -> None:
             entry["p_holm"] = float(value)
 
 
-def _seeds(name: str, a: Sequence[Evaluated], b: Sequence[Evaluated]) -> list[dict[str, Any]]:
-    uids = _shared(name, [one.rows[name] for one in (*a, *b)])
+def _seeds(name: str, a: Sequence[Mapping[str, Row]], b: Sequence[Mapping[str, Row]], metrics: Sequence[Quantity]) -> list[dict[str, Any]]:
+    uids = _shared(name, [*a, *b])
     entries = []
-    for quantity in METRICS:
-        sides = [_stacked([[one.rows[name][uid] for uid in uids] for one in side], quantity) for side in (a, b)]
-        if not all(side.weights.any(axis=1).all() for side in sides):
+    for quantity in metrics:
+        runs = [[[one[uid] for uid in uids] for one in side] for side in (a, b)]
+        old, new = (stacked(side, quantity) for side in runs)
+        if not (old.weights.any(axis=1).all() and new.weights.any(axis=1).all()):
             continue
-        old, new = sides
-        difference = difference_over_seeds(new, old)
+        difference = difference_over_seeds(new, old, quantity.percent)
+        counted = min(quantity.coverage(rows).counted for side in runs for rows in side)
         entry: dict[str, Any] = {
             "benchmark": name,
             "metric": quantity.name,
             "shared": len(uids),
-            "n": len(uids),
+            "n": counted,
             "seeds": [len(a), len(b)],
             "a": over_seeds(old).value,
             "b": over_seeds(new).value,
-            "difference": plain(difference),
-            "test": "two-way bootstrap over questions and seeds",
+            "difference": plain(Estimate(difference.value, difference.low, difference.high, counted)),
+            "test": OVER_SEEDS,
+            "detectable_difference": detectable_from_interval(difference, quantity.percent),
         }
         if len(a) == len(b) and len(a) > 1:
             entry["difference_t_over_seeds"] = plain(seed_t_interval(new, old))
@@ -192,8 +236,9 @@ def _seeds(name: str, a: Sequence[Evaluated], b: Sequence[Evaluated]) -> list[di
     return entries
 
 
-def _stacked(runs: Sequence[Sequence[Row]], quantity: Quantity) -> Seeds:
-    pairs = [quantity.arrays(rows) for rows in runs]
+def stacked(runs: Sequence[Sequence[Row]], quantity: Quantity) -> Seeds:
+    """One quantity of several evaluations of the same questions in the same order, (seeds, groups): trials of one group together."""
+    pairs = [by_group(*quantity.arrays(rows), [str(row["group"]) for row in rows]) for rows in runs]
     return Seeds(np.stack([values for values, _ in pairs]), np.stack([weights for _, weights in pairs]))
 
 
@@ -205,14 +250,42 @@ def excludes_zero(entry: Mapping[str, Any]) -> bool:
     return Estimate(difference["value"], difference["low"], difference["high"], difference["n"]).excludes_zero
 
 
+def differs(entry: Mapping[str, Any]) -> bool:
+    """Whether the comparison finds a difference: by Holm's p value where there is one, else by the interval."""
+    p = entry.get("p_holm", entry.get("p"))
+    return bool(p < ALPHA) if p is not None else excludes_zero(entry)
+
+
+def cautions(entries: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What a reader must know before believing a comparison, one sentence each."""
+    return [str(text) for entry in entries for text in entry.get("cautions", ())]
+
+
+def by_which_test(entries: Iterable[Mapping[str, Any]]) -> str:
+    """By what these entries tell a difference from chance, in words; "" without entries."""
+    known = list(entries)
+    used = list(dict.fromkeys(WORDS[entry["test"]] for entry in known if "test" in entry))
+    corrected = any(entry.get("p") is not None for entry in known)
+    return "; ".join(used) + ("; Holm corrects for all of them" if corrected else "")
+
+
 def power_note(entry: Mapping[str, Any]) -> str:
     """One sentence for a comparison that found nothing because it could not; "" otherwise."""
-    detectable = entry.get("detectable_difference")
-    if detectable is None or excludes_zero(entry) or not math.isfinite(detectable):
-        return ""
+    told = power_words(entry)
+    return f"{entry['benchmark']}, {entry['metric']}: {told}" if told else ""
+
+
+def power_words(entry: Mapping[str, Any]) -> str:
+    """`80 questions show a difference of 12.0 points or more (power 0.8), not less`; "" where a difference was found."""
+    units, things = entry.get("groups", entry["n"]), "groups" if "groups" in entry or entry["metric"] == ALL_RIGHT else "questions"
     quantity = BY_NAME.get(entry["metric"])
     percent = quantity is None or quantity.percent
+    if differs(entry):
+        return ""
+    if percent and units < FEWEST:
+        return f"{units} {things} are too few to show any difference"
+    detectable = entry.get("detectable_difference")
+    if detectable is None or not math.isfinite(detectable):
+        return ""
     size = f"{100 * detectable:.1f} points" if percent else f"{detectable:.1f}"
-    return (
-        f"{entry['benchmark']}, {entry['metric']}: {entry['n']} questions show a difference of {size} or more (power {POWER:g}), not less"
-    )
+    return f"{units} {things} show a difference of {size} or more (power {POWER:g}), not less"

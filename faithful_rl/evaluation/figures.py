@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from faithful_rl.evaluation.rows import Row
+from faithful_rl.evaluation.rows import CANNOT_JUDGE, DOES_NOT_APPLY, FAILED, Row
 from faithful_rl.heldout_statistics import CONFIDENCE, NOTHING, RESAMPLES, SEED, Array, Estimate, Quantity, estimate
 
 HALF = 0.5  # a consistency from here on counts as consistent; most judges give 0 or 1
@@ -23,10 +23,6 @@ SHOWN = 10  # ids that a note lists
 WIDE = 0.05  # half an interval's width for accuracy above which a set is called small
 
 CELLS = ("correct_consistent", "correct_inconsistent", "wrong_consistent", "wrong_inconsistent")
-
-
-def _always(row: Row) -> float:
-    return 1.0
 
 
 def _scored(signal: str) -> Callable[[Row], float]:
@@ -37,13 +33,18 @@ def _known(column: str) -> Callable[[Row], float]:
     return lambda row: float(row[column] is not None)
 
 
+def _applies(signal: str) -> Callable[[Row], bool]:
+    """Whether a response has what the signal is about: reasoning with something to judge, reference boxes."""
+    return lambda row: row[f"{signal}_reason"] not in DOES_NOT_APPLY
+
+
 METRICS: tuple[Quantity, ...] = (
-    Quantity("accuracy", "accuracy", 1, lambda row: float(row["correct"]), _always),
+    Quantity("accuracy", "accuracy", 1, lambda row: float(row["correct"]), _known("correct")),
     Quantity("inconsistency_rate", "IR", -1, lambda row: 1.0 - row["consistent"], _scored("consistent")),
     Quantity("semantic_grounding", "R_S", 1, lambda row: row["semantic_grounding"], _scored("semantic_grounding")),
     Quantity("spatial_grounding", "R_G", 1, lambda row: row["spatial_grounding"], _scored("spatial_grounding")),
     Quantity("format_rate", "format", 1, lambda row: float(row["format"]), _known("format")),
-    Quantity("unparsed_rate", "unparsed", -1, lambda row: float(not row["parsed"]), _always),
+    Quantity("unparsed_rate", "unparsed", -1, lambda row: float(not row["parsed"]), _known("parsed")),
     Quantity("truncated_rate", "truncated", -1, lambda row: float(row["truncated"]), _known("truncated")),
     Quantity("response_tokens", "tokens", 0, lambda row: float(row["response_tokens"]), _known("response_tokens"), percent=False),
     Quantity(
@@ -55,6 +56,15 @@ METRICS: tuple[Quantity, ...] = (
     ),
 )
 BY_NAME = {quantity.name: quantity for quantity in METRICS}
+
+# The responses that a figure is about, whether or not they were measured; a figure that is not named is about all of them.
+APPLIES: Mapping[str, Callable[[Row], bool]] = {
+    "inconsistency_rate": _applies("consistent"),
+    "semantic_grounding": _applies("semantic_grounding"),
+    "spatial_grounding": _applies("spatial_grounding"),
+    "right_for_a_false_reason": lambda row: bool(row["correct"]) and _applies("semantic_grounding")(row),
+}
+SIGNALS = ("consistent", "semantic_grounding", "spatial_grounding")  # as the columns of rows are called
 
 
 def plain(found: Estimate) -> dict[str, Any]:
@@ -88,19 +98,21 @@ def by_group(values: Array, weights: Array, groups: Sequence[str]) -> tuple[Arra
 
 
 def metrics(rows: Sequence[Row]) -> dict[str, dict[str, Any]]:
-    """Every metric by name over the rows that have a response."""
+    """Every metric by name over the rows that have a response: `n` of them are measured, of the `of` rows that it is about; one without a
+    response may be about anything."""
     generated = [row for row in rows if row["generated"]]
-    return {quantity.name: plain(figure(generated, quantity)) for quantity in METRICS}
+    found = {quantity.name: plain(figure(generated, quantity)) for quantity in METRICS}
+    return {name: {**one, "of": sum(map(APPLIES.get(name, bool), rows))} for name, one in found.items()}
 
 
 def cells(rows: Sequence[Row]) -> dict[str, int]:
-    """Responses by answer and consistency; `unscored` are those without a verdict on consistency."""
+    """Responses by answer and consistency; `unscored` are those of which one of the two is not known."""
     counts = Counter(_cell(row) for row in rows if row["generated"])
     return {name: counts.get(name, 0) for name in (*CELLS, "unscored")}
 
 
 def _cell(row: Row) -> str:
-    if not row["consistent_scored"]:
+    if not row["consistent_scored"] or row["correct"] is None:
         return "unscored"
     return f"{'correct' if row['correct'] else 'wrong'}_{'consistent' if row['consistent'] >= HALF else 'inconsistent'}"
 
@@ -111,54 +123,68 @@ def by_task_type(rows: Sequence[Row]) -> dict[str, dict[str, dict[str, Any]]]:
     return {name: metrics([row for row in rows if str(row["task_type"]) == name]) for name in types if name}
 
 
-def conventions(rows: Sequence[Row], kinds: Sequence[str]) -> dict[str, dict[str, Any]]:
+def conventions(rows: Sequence[Row], kinds: Sequence[str], questions: int | None = None) -> dict[str, dict[str, Any]]:
     """Accuracy as each convention of the benchmark counts it: `per_question` always, beside it the `kinds` that it has.
 
-    - `per_pair`, `all_orders`: a group is right when all of its trials are; groups that lack a trial's response are left out.
+    - `per_pair`, `all_orders`: a group is right when all of its trials are; groups of which a trial is not known are left out.
     - `circular_mean`: the mean over all trials, which is `per_question` under the name that SAT's authors use.
-    - `mean_of_strata`: the mean of the strata's accuracies, each with equal weight (CV-Bench 2D: ADE20K and COCO), beside each of them.
+    - `mean_of_strata`: the mean of the strata's accuracies, each with equal weight (CV-Bench 2D: ADE20K and COCO), beside each of them;
+      not known where a stratum is not.
+
+    Args:
+        questions: that the benchmark has; None: as many as rows.
+
+    Returns:
+        by convention what `plain` gives, with `of` and `unit`: `n` of so many questions, trials, pairs or rows of the source.
     """
-    generated = [row for row in rows if row["generated"]]
-    plain_accuracy = plain(figure(generated, BY_NAME["accuracy"]))
-    result = {"per_question": plain_accuracy}
+    total = len(rows) if questions is None else questions
+    known = [row for row in rows if row["generated"] and row["correct"] is not None]
+    accuracy = plain(figure(known, BY_NAME["accuracy"]))
+    result = {"per_question": {**accuracy, "of": total, "unit": "questions"}}
     for kind in kinds:
-        if kind in ("per_pair", "all_orders"):
-            result[kind] = plain(all_right(rows))
+        if kind == "per_pair":
+            result[kind] = {**plain(all_right(rows, 2)), "of": -(-total // 2), "unit": "pairs"}
+        elif kind == "all_orders":  # a row has as many trials as options: those that were not asked are taken to be like the others
+            groups = len({str(row["group"]) for row in rows})
+            result[kind] = {**plain(all_right(rows)), "of": round(total * groups / max(len(rows), 1)), "unit": "rows"}
         elif kind == "circular_mean":
-            result[kind] = plain_accuracy
+            result[kind] = {**accuracy, "of": total, "unit": "trials"}
         elif kind == "mean_of_strata":
-            strata = _strata(generated)
-            result |= {f"stratum {name}": plain(figure(part, BY_NAME["accuracy"])) for name, part in strata.items()}
-            result[kind] = plain(mean_of_strata(list(strata.values())))
+            asked = Counter(str(row["stratum"]) for row in rows if row["stratum"])
+            strata = {name: [row for row in known if row["stratum"] == name] for name in sorted(asked)}
+            for name, part in strata.items():
+                result[f"stratum {name}"] = {**plain(figure(part, BY_NAME["accuracy"])), "of": asked[name], "unit": "questions"}
+            result[kind] = {**plain(mean_of_strata(list(strata.values()))), "of": total, "unit": "questions"}
         else:
             raise ValueError(f"unknown convention {kind!r}")
     return result
 
 
-def all_right(rows: Sequence[Row]) -> Estimate:
-    """Share of groups whose every trial is right, over the groups whose every trial has a response."""
-    right = groups_right(rows)
+def all_right(rows: Sequence[Row], size: int = 1) -> Estimate:
+    """Share of groups whose every trial is right, over the groups of `size` trials or more whose every trial is known."""
+    right = groups_right(rows, size)
     values = np.array([float(value) for value in right.values()])
     return estimate(values, np.ones_like(values)) if len(values) else NOTHING
 
 
-def groups_right(rows: Sequence[Row]) -> dict[str, bool]:
-    """Group -> whether all of its trials are right; a group with a trial that has no response is not there."""
+def groups_right(rows: Sequence[Row], size: int = 1) -> dict[str, bool]:
+    """Group -> whether all of its trials are right; a group with a trial that has no response, whose answer nobody could read, or that is
+    not among the rows (fewer than `size`) is not there."""
     members: dict[str, list[Row]] = {}
     for row in rows:
         members.setdefault(str(row["group"]), []).append(row)
-    return {name: all(row["correct"] for row in part) for name, part in members.items() if all(row["generated"] for row in part)}
-
-
-def _strata(rows: Sequence[Row]) -> dict[str, list[Row]]:
-    names = sorted({str(row["stratum"]) for row in rows if row["stratum"]})
-    return {name: [row for row in rows if row["stratum"] == name] for name in names}
+    return {
+        name: all(row["correct"] for row in part)
+        for name, part in members.items()
+        if len(part) >= size and all(row["generated"] and row["correct"] is not None for row in part)
+    }
 
 
 def mean_of_strata(strata: Sequence[Sequence[Row]]) -> Estimate:
-    """Mean of the strata's accuracies with its bootstrap interval; each stratum is resampled on its own."""
-    samples = [np.array([float(row["correct"]) for row in rows]) for rows in strata if rows]
-    if not samples:
+    """Mean of the strata's accuracies with its bootstrap interval; each stratum is resampled on its own. Nothing where one is empty: the
+    mean of the others is another figure."""
+    samples = [np.array([float(row["correct"]) for row in rows]) for rows in strata]
+    if not samples or not all(map(len, samples)):
         return NOTHING
     value = float(np.mean([sample.mean() for sample in samples]))
     count = sum(len(sample) for sample in samples)
@@ -177,8 +203,9 @@ def mean_of_strata(strata: Sequence[Sequence[Row]]) -> Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Coverage:
-    """`questions` that the benchmark has, `generated` responses, and `scored`: responses on which every asked judge gave its word (a
-    reasoning without anything to judge counts). `share` is scored / questions: below 1 the evaluation is a partial one."""
+    """`questions` that the benchmark has, `generated` responses, and `scored`: responses whose answer is known and on which every asked
+    judge gave its word (a reasoning without anything to judge counts). `share` is scored / questions: below 1 the evaluation is a partial
+    one."""
 
     questions: int
     generated: int
@@ -189,54 +216,72 @@ class Coverage:
         return self.scored / self.questions if self.questions else 0.0
 
 
-FAILED_REASONS = frozenset({"judge_error", "judge_timeout", "judge_unavailable"})
-
-
 def coverage(rows: Sequence[Row], questions: int) -> Coverage:
-    """How much of a benchmark of so many questions stands in its rows."""
+    """How much of a benchmark of so many questions stands in its rows.
+
+    A response that the chosen judge cannot judge is not scored where others of the benchmark are: the figure is then of a part. Where it
+    can judge none of them there is no figure, as without a judge.
+    """
     generated = [row for row in rows if row["generated"]]
-    judged = [row for row in generated if not {row["consistent_reason"], row["semantic_grounding_reason"]} & FAILED_REASONS]
-    return Coverage(questions, len(generated), len(judged))
+    measured = [signal for signal in SIGNALS if any(row[f"{signal}_scored"] for row in generated)]
+
+    def scored(row: Row) -> bool:
+        failed = {row.get("answer_reason"), *(row[f"{signal}_reason"] for signal in SIGNALS)} & FAILED
+        return not failed and not any(row[f"{signal}_reason"] == CANNOT_JUDGE for signal in measured)
+
+    return Coverage(questions, len(generated), sum(map(scored, generated)))
 
 
 def notes(rows: Sequence[Row], found: Coverage) -> list[str]:
     """What a reader must know before believing the figures: failures by kind, and a set that is too small."""
     lines = []
     failed: dict[str, list[str]] = {}
+    unread: dict[str, list[str]] = {}
     for row in rows:
         if not row["generated"]:
             failed.setdefault(str(row["failure"]).split(":")[0], []).append(str(row["uid"]))
-    for kind, uids in sorted(failed.items()):
-        lines.append(
-            f"{len(uids)} question(s) without a response ({kind}): {', '.join(uids[:SHOWN])}{', ...' if len(uids) > SHOWN else ''}"
-        )
+        elif row.get("answer_reason") in FAILED:
+            unread.setdefault(str(row["answer_reason"]), []).append(str(row["uid"]))
+    lines += [f"{len(uids)} question(s) without a response ({kind}): {listed(uids)}" for kind, uids in sorted(failed.items())]
+    why = "neither right nor wrong, because the rule reads none and the extracting model failed"
+    lines += [f"{len(uids)} answer(s) {why} ({reason}): {listed(uids)}" for reason, uids in sorted(unread.items())]
     for signal, name in (("consistent", "consistency"), ("semantic_grounding", "semantic grounding")):
-        reasons = Counter(row[f"{signal}_reason"] for row in rows if row["generated"])
-        lines += [
-            f"{reasons[reason]} response(s) without a verdict on {name}: {reason}" for reason in sorted(FAILED_REASONS & set(reasons))
-        ]
+        judged = [row for row in rows if row["generated"] and not (signal == "consistent" and row.get("answer_reason") in FAILED)]
+        reasons = Counter(row[f"{signal}_reason"] for row in judged)
+        lines += [f"{reasons[reason]} response(s) without a verdict on {name}: {reason}" for reason in sorted(FAILED & set(reasons))]
     accuracy = figure([row for row in rows if row["generated"]], BY_NAME["accuracy"])
     half = (accuracy.high - accuracy.low) / 2
     if math.isfinite(half) and half > WIDE:
         lines.append(
-            f"small set: accuracy is known to within {100 * half:.1f} points only ({found.generated} responses); "
+            f"small set: accuracy is known to within {100 * half:.1f} points only ({accuracy.count} responses); "
             "see `compare` for the smallest difference that it can show"
         )
     return lines
 
 
+def listed(ids: Sequence[str]) -> str:
+    """The first ten ids, and whether there are more."""
+    return f"{', '.join(ids[:SHOWN])}{', ...' if len(ids) > SHOWN else ''}"
+
+
 def benchmark_summary(rows: Sequence[Row], questions: int, kinds: Sequence[str], remarks: Sequence[str] = ()) -> dict[str, Any]:
-    """The entry of one benchmark in `evaluation.json`."""
+    """The entry of one benchmark in `evaluation.json`. `reasons` counts, for each signal, the responses without a value by why."""
     found = coverage(rows, questions)
     return {
         **asdict(found),
         "coverage": found.share,
         "metrics": metrics(rows),
+        "reasons": {signal: _reasons(rows, signal) for signal in SIGNALS},
         "cells": cells(rows),
         "by_task_type": by_task_type(rows),
-        "conventions": conventions(rows, kinds),
+        "conventions": conventions(rows, kinds, questions),
         "notes": [*remarks, *notes(rows, found)],
     }
+
+
+def _reasons(rows: Sequence[Row], signal: str) -> dict[str, int]:
+    counts = Counter(str(row[f"{signal}_reason"]) for row in rows if row["generated"] and not row[f"{signal}_scored"])
+    return dict(sorted(counts.items()))
 
 
 def combined_mean(parts: Mapping[str, Mapping[str, Any]], names: Sequence[str], convention: Sequence[str]) -> dict[str, Any] | None:
@@ -244,5 +289,6 @@ def combined_mean(parts: Mapping[str, Mapping[str, Any]], names: Sequence[str], 
     values = [parts[name]["conventions"].get(kind, {}).get("value") for name, kind in zip(names, convention, strict=True) if name in parts]
     if len(values) != len(names) or any(value is None for value in values):
         return None
-    questions = sum(parts[name]["metrics"]["accuracy"]["n"] for name in names)
-    return {"value": float(np.mean(values)), "low": None, "high": None, "n": questions}
+    answered = sum(parts[name]["metrics"]["accuracy"]["n"] for name in names)
+    questions = sum(parts[name]["questions"] for name in names)
+    return {"value": float(np.mean(values)), "low": None, "high": None, "n": answered, "of": questions, "unit": "questions"}

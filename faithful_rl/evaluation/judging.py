@@ -79,18 +79,25 @@ class Judging:
     async def close(self) -> None:
         await self._stack.aclose()
 
-    async def judge(self, request: JudgeRequest) -> Verdicts:
-        """Both verdicts on one response; what was not measured is an unscored Score with its reason. Never raises for a judge's fault."""
+    async def judge(self, request: JudgeRequest, unread: Reason | None = None) -> Verdicts:
+        """Both verdicts on one response; what was not measured is an unscored Score with its reason. Never raises for a judge's fault.
+
+        Args:
+            unread: why nobody could read the response's answer. What a reasoning entails cannot be compared with it then: consistency
+                is not asked, and is unscored for that reason.
+        """
         if self.kind == NONE:
             return NOT_ASKED, NOT_ASKED
-        consistency, grounding = await asyncio.gather(*(self._one(judge, request) for judge in JUDGES))
+        consistency, grounding = await asyncio.gather(*(self._one(judge, request, unread) for judge in JUDGES))
         if not isinstance(consistency, Score):
             consistency = Score(None, Reason.JUDGE_ERROR)
         return consistency, grounding
 
-    async def _one(self, judge: str, request: JudgeRequest) -> Any:
+    async def _one(self, judge: str, request: JudgeRequest, unread: Reason | None) -> Any:
         if self._exact(judge) and not request.scene_json:
             return NOT_ASKED  # the exact judge knows scenes only
+        if judge == "consistency" and unread is not None:
+            return Score(None, unread)
         if judge == "consistency":  # judged from the text alone
             request = JudgeRequest(
                 request.uid, request.question, request.options, request.reasoning, request.answer,

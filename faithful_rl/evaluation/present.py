@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from faithful_rl.evaluation.comparison import excludes_zero, power_note
-from faithful_rl.evaluation.figures import BY_NAME, CELLS, METRICS
+from faithful_rl.evaluation.comparison import by_which_test, cautions, excludes_zero, power_note
+from faithful_rl.evaluation.figures import BY_NAME, CELLS, METRICS, listed
 
 FIGURE_WIDTH, BENCHMARK_WIDTH = 28, 24  # characters of the columns of the table of figures
 CELL_WORDS = dict(
@@ -27,7 +27,8 @@ def partial(summary: Mapping[str, Any]) -> bool:
 def show(summary: Mapping[str, Any], console: Console) -> None:
     """Figures of every benchmark with their intervals, then conventions, cells and notes."""
     word = "PARTIAL evaluation" if partial(summary) else "evaluation"
-    console.print(f"\n{word} of {summary['model']}, mode {summary['mode']}", markup=False, soft_wrap=True)
+    other = f"; not the pinned set: {', '.join(summary['not_pinned'])}" if summary.get("not_pinned") else ""
+    console.print(f"\n{word} of {summary['model']}, mode {summary['mode']}{other}", markup=False, soft_wrap=True)
     entries = list(summary["benchmarks"].items())
     beside = max(1, (console.width - FIGURE_WIDTH) // BENCHMARK_WIDTH)  # a number that is cut off would be another number
     for start in range(0, len(entries), beside):
@@ -35,7 +36,8 @@ def show(summary: Mapping[str, Any], console: Console) -> None:
     for name, entry in summary["benchmarks"].items():
         _show_one(name, entry, console)
     for name, found in summary.get("combined", {}).items():
-        console.print(f"{name}: accuracy {cell(found['accuracy'], True)} ({found['convention']})", markup=False, soft_wrap=True)
+        accuracy = f"{cell(found['accuracy'], True)} ({counted(found['accuracy'])})"
+        console.print(f"{name}: accuracy {accuracy}, {found['convention']}", markup=False, soft_wrap=True)
     if summary.get("costs"):
         console.print(cost_line(summary["costs"]), markup=False, soft_wrap=True)
     if summary.get("paired"):
@@ -58,14 +60,16 @@ def cost_line(costs: Mapping[str, Any]) -> str:
 
 
 def _figures(entries: Sequence[tuple[str, Mapping[str, Any]]]) -> Table:
-    """Every figure of a few benchmarks beside each other."""
+    """Every figure of a few benchmarks beside each other; below one that is not known of all that it is about, of how many it is."""
     table = Table(box=SIMPLE_HEAD, show_edge=False)
     table.add_column("figure", overflow="fold")
     for name, entry in entries:
         heading = f"{name}\n{entry['scored']} of {entry['questions']} ({100 * entry['coverage']:.1f}%)"
         table.add_column(escape(heading), justify="right", overflow="fold")
     for quantity in METRICS:
-        cells = [cell(entry["metrics"][quantity.name], quantity.percent) for _, entry in entries]
+        found = [entry["metrics"][quantity.name] for _, entry in entries]
+        of = [f"\n{counted(one)}" if 0 < one["n"] < _of(one) else "" for one in found]
+        cells = [cell(one, quantity.percent) + known for one, known in zip(found, of, strict=True)]
         table.add_row(f"{quantity.name}{' %' if quantity.percent else ''}", *map(escape, cells))
     return table
 
@@ -75,11 +79,11 @@ def _show_one(name: str, entry: Mapping[str, Any], console: Console) -> None:
     console.print(f"{name}: {counts}, unscored {entry['cells']['unscored']}", markup=False, soft_wrap=True)
     others = {kind: found for kind, found in entry["conventions"].items() if kind != "per_question"}
     if others:
-        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} of {found['n']}" for kind, found in others.items())
+        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} ({counted(found)})" for kind, found in others.items())
         console.print(f"  accuracy by convention: {told}", markup=False, soft_wrap=True)
     types = {kind: found["accuracy"] for kind, found in entry["by_task_type"].items()}
     if len(types) > 1:
-        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} of {found['n']}" for kind, found in types.items())
+        told = "; ".join(f"{kind.replace('_', ' ')} {cell(found, True)} ({counted(found)})" for kind, found in types.items())
         console.print(f"  accuracy by task type: {told}", markup=False, soft_wrap=True)
     if entry.get("extractor"):
         console.print(f"  {read_by(entry['extractor'])}", markup=False, soft_wrap=True)
@@ -88,21 +92,31 @@ def _show_one(name: str, entry: Mapping[str, Any], console: Console) -> None:
 
 
 def read_by(found: Mapping[str, Any]) -> str:
-    """What the extracting model read, and how far it agrees with the rule."""
+    """What the extracting model read, and how far it agrees with the rule, with the first ids where they differ."""
+    counts = f"{found['read']} read, {found['failed']} failed"
+    told = f"answers read by {found['model']} too: {counts}, {_agreement(found)}, {found['decided_by_model']} decided by it"
+    if "rule_read_nothing" in found:
+        told += f"; rule read nothing: {found['rule_read_nothing']}"
+    if found.get("open"):
+        told += f"; open questions: {_agreement(found['open'])}"
+    if found.get("disagreements"):
+        told += f"; {len(found['disagreements'])} read differently: {listed(found['disagreements'])}"
+    return told
+
+
+def _agreement(found: Mapping[str, Any]) -> str:
     agreed = "–" if found["agreement"] is None else f"{100 * found['agreement']:.1f}%"
     kappa = "–" if not found["kappa"] or found["kappa"]["value"] is None else f"{found['kappa']['value']:.3f}"
-    counts = f"{found['read']} read, {found['failed']} failed"
-    return f"answers read by {found['model']} too: {counts}, agreement {agreed}, kappa {kappa}, {found['decided_by_model']} decided by it"
+    return f"agreement {agreed}, kappa {kappa}" + (f" on {found['compared']}" if "compared" in found else "")
 
 
 def show_pairs(entries: Sequence[Mapping[str, Any]], console: Console) -> None:
     """b - a with its interval and p values, and what too few questions cannot show."""
     for benchmark in dict.fromkeys(entry["benchmark"] for entry in entries):
         console.print(_pairs(benchmark, [entry for entry in entries if entry["benchmark"] == benchmark]))
-    console.print(
-        "* its 95% interval excludes zero. p: McNemar's exact test on the questions that both have; Holm corrects for all of them.",
-        markup=False, soft_wrap=True,
-    )  # fmt: skip
+    console.print(f"* its 95% interval excludes zero. Tested by {by_which_test(entries)}.", markup=False, soft_wrap=True)
+    for caution in cautions(entries):
+        console.print(f"  not measured alike: {caution}", markup=False, soft_wrap=True)
     for entry in entries:
         note = power_note(entry)
         if note:
@@ -138,6 +152,17 @@ def cell(found: Mapping[str, Any], percent: bool) -> str:
     if found["low"] is None or found["high"] is None:
         return number(found["value"], percent)
     return f"{number(found['value'], percent)} [{number(found['low'], percent)}, {number(found['high'], percent)}]"
+
+
+def counted(found: Mapping[str, Any]) -> str:
+    """`1 of 2 pairs`, `2 pairs` where it is all of them."""
+    unit = f" {found['unit']}" if found.get("unit") else ""
+    return f"{found['n']}{unit}" if found["n"] == _of(found) else f"{found['n']} of {_of(found)}{unit}"
+
+
+def _of(found: Mapping[str, Any]) -> int:
+    """What a figure is about; evaluations of before do not say it."""
+    return int(found.get("of", found["n"]))
 
 
 def number(value: float, percent: bool) -> str:

@@ -89,31 +89,35 @@ def messages(question: Question, mode: str, prompt: str) -> list[dict[str, Any]]
         ImageError, OSError: an image cannot be read.
         ValueError: `text_instead_of_image` without a description, or a row's own prompt whose tags and images differ in number.
     """
+    said = turns(question, mode, prompt)
+    urls = [] if mode == TEXT_INSTEAD_OF_IMAGE else [encode_image(image_bytes(image)).url for image in question.record.images]
+    left = iter(urls)
+    return [{"role": role, "content": _content(content, left)} for role, content in said]
+
+
+def turns(question: Question, mode: str, prompt: str) -> list[tuple[str, str]]:
+    """(role, content) of the chat, with `IMAGE_TAG` where each image stands. Arguments and ValueError as in `messages`."""
     record = question.record
     if question.prompt is not None:
-        turns = [(role, content) for role, content in question.prompt if mode != NO_REASONING or role != "system"]
+        said = [(role, content) for role, content in question.prompt if mode != NO_REASONING or role != "system"]
     else:
         system = "" if mode == NO_REASONING else system_prompt(prompt)
-        turns = [("system", system)] if system else []
-        turns.append(("user", IMAGE_TAG * len(record.images) + user_text(record.question, record.options)))
+        said = [("system", system)] if system else []
+        said.append(("user", IMAGE_TAG * len(record.images) + user_text(record.question, record.options)))
     if mode == NO_REASONING:
-        role, content = turns[-1]
-        turns[-1] = (role, f"{content}\n{DIRECTLY}")
+        role, content = said[-1]
+        said[-1] = (role, f"{content}\n{DIRECTLY}")
     if mode == TEXT_INSTEAD_OF_IMAGE:
         text = description(question)
         if text is None:
             raise ValueError(f"{question.uid} has no exact description of its images")
-        first = next(index for index, (role, _) in enumerate(turns) if role == "user")
-        turns = [(role, content.replace(IMAGE_TAG, "")) for role, content in turns]
-        turns[first] = ("user", f"{text}\n{turns[first][1]}")
-        urls: list[str] = []
-    else:
-        urls = [encode_image(image_bytes(image)).url for image in record.images]
-    tags = sum(content.count(IMAGE_TAG) for _, content in turns)
-    if tags != len(urls):
-        raise ValueError(f"{question.uid}: its prompt has {tags} {IMAGE_TAG} tags for {len(urls)} images")
-    left = iter(urls)
-    return [{"role": role, "content": _content(content, left)} for role, content in turns]
+        first = next(index for index, (role, _) in enumerate(said) if role == "user")
+        said = [(role, content.replace(IMAGE_TAG, "")) for role, content in said]
+        said[first] = ("user", f"{text}\n{said[first][1]}")
+    tags, images = sum(content.count(IMAGE_TAG) for _, content in said), 0 if mode == TEXT_INSTEAD_OF_IMAGE else len(record.images)
+    if tags != images:
+        raise ValueError(f"{question.uid}: its prompt has {tags} {IMAGE_TAG} tags for {images} images")
+    return said
 
 
 def _content(text: str, urls: Any) -> str | list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """A small text model that reads which answer a response gives, beside the rules: it never sees the right option of a choice.
 
-The rule decides where it can; the model's reading is used where the rule reads nothing. Both are kept, and their agreement is reported as
-Cohen's kappa, so that one can see what the choice between them is worth.
+The rule decides where it can; the model's reading is used where the rule reads nothing. Both are kept, and their agreement on the option
+that is read is reported as Cohen's kappa, so that one can see what the choice between them is worth.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ from faithful_rl.judges.chat import Chat
 from faithful_rl.judges.fencing import fence, fence_lines
 from faithful_rl.judges.openai_chat import GUIDED, OpenAIChat
 from faithful_rl.judges.prompts import Messages
+from faithful_rl.rewards.accuracy import option_text
+from faithful_rl.types import Reason
 
 KEY = "extractor"
 NO_OPTION = "NONE"
@@ -56,6 +58,11 @@ class Reading:
     choice: int = -1
     correct: bool | None = None
     failure: str = ""
+
+    @property
+    def reason(self) -> Reason | None:
+        """Why the model failed; None where it did not."""
+        return Reason[self.failure.split(":")[0].upper()] if self.failure else None
 
 
 class AnswerReader:
@@ -168,17 +175,47 @@ def prompt(question: Question, response: str) -> Messages:
 
 
 def agreement(rows: Sequence[Row]) -> dict[str, Any]:
-    """Rule against model on right or wrong, over the responses that both read: counts, raw agreement, and kappa with its interval."""
+    """Rule against model on what is read, over the responses that both read.
+
+    Of choices it is the option: the categories are A, B, ... and none, which is the model's word for a response without a final answer.
+    Responses in which the rule reads nothing are `rule_read_nothing`, and are not compared. Of open questions, where the model is asked
+    for right or wrong alone, it is that, in `open`.
+
+    Returns:
+        `read` and `failed` (by the model), `rule_read_nothing`, `decided_by_model`, `compared`, `agreement` and `kappa` of choices,
+        `open` with the same three keys (None where no open question was read), `disagreements`: all uids.
+    """
     asked = [row for row in rows if row["generated"]]
-    both = [row for row in asked if row["llm_correct"] is not None]
-    counts = np.zeros((len(both), 2, 2))
-    for index, row in enumerate(both):
-        counts[index, int(row["rule_correct"]), int(row["llm_correct"])] = 1
-    found = kappa(counts) if both else None
+    read = [row for row in asked if row["llm_correct"] is not None]
+    both = [row for row in read if row["place"] != "llm" and row["parsed"]]
+    choices = [(row, _category(row, row["rule_choice"]), _category(row, row["llm_choice"])) for row in both if row["options"]]
+    free = [(row, int(row["rule_correct"]), int(row["llm_correct"])) for row in both if not row["options"]]
     return {
-        "read": len(both),
-        "failed": len(asked) - len(both),
-        "agreement": float(np.trace(counts.sum(axis=0)) / len(both)) if both else None,
-        "kappa": None if found is None else {"value": found.value, "low": found.low, "high": found.high, "n": len(both)},
+        "read": len(read),
+        "failed": sum(bool(row["llm_failure"]) for row in asked),
+        "rule_read_nothing": len(read) - len(both),
         "decided_by_model": sum(row["place"] == "llm" for row in asked),
+        **_agreed(choices),
+        "open": _agreed(free) if free else None,
+        "disagreements": [str(row["uid"]) for row, rule, model in (*choices, *free) if rule != model],
+    }
+
+
+def _category(row: Row, choice: int) -> int:
+    """The option, -1 for none; options with equal text are one."""
+    texts = [option_text(option, index) for index, option in enumerate(row["options"])]
+    return -1 if choice < 0 else texts.index(texts[choice])
+
+
+def _agreed(pairs: Sequence[tuple[Row, int, int]]) -> dict[str, Any]:
+    """`compared`, raw `agreement`, and `kappa` with its interval over responses, of (row, category by rule, category by model)."""
+    used = sorted({category for _, *said in pairs for category in said})
+    counts = np.zeros((len(pairs), len(used), len(used)))
+    for index, (_, rule, model) in enumerate(pairs):
+        counts[index, used.index(rule), used.index(model)] = 1
+    found = kappa(counts) if pairs else None
+    return {
+        "compared": len(pairs),
+        "agreement": float(np.trace(counts.sum(axis=0)) / len(pairs)) if pairs else None,
+        "kappa": None if found is None else {"value": found.value, "low": found.low, "high": found.high, "n": len(pairs)},
     }

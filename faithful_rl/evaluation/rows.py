@@ -20,6 +20,13 @@ FORMAT = 1
 
 _SIGNALS = ("consistent", "semantic_grounding", "spatial_grounding")
 
+# Words of a `..._reason` beside those of `types.Reason`. An evaluation asks about every response, so that nothing is masked by its answer.
+SCORED = "scored"
+NOT_ASKED = "not_asked"  # there is no judge (judges=none)
+CANNOT_JUDGE = "cannot_judge"  # the judge that was chosen cannot say this about such a question; another one might
+FAILED = frozenset({"judge_error", "judge_timeout", "judge_unavailable"})  # it was tried and failed
+DOES_NOT_APPLY = frozenset({"nothing_to_judge", "no_reference"})
+
 SCHEMA = pa.schema(
     [
         ("uid", pa.string()),
@@ -37,10 +44,14 @@ SCHEMA = pa.schema(
         ("answer", pa.string()),
         ("choice", pa.int64()),  # option that was named, -1: none
         ("place", pa.string()),  # where the answer was found: evaluation.answers.PLACES, or "llm"
-        ("parsed", pa.bool_()),
+        ("parsed", pa.bool_()),  # null, as `correct`: the rule reads nothing and the extracting model failed, so that nobody knows
         ("correct", pa.bool_()),
+        ("answer_reason", pa.string()),  # "scored", or why `correct` is null
+        ("rule_choice", pa.int64()),  # option that the rule names, -1: none
         ("rule_correct", pa.bool_()),  # by rule alone
+        ("llm_choice", pa.int64()),  # option that the extracting model names, -1: none; null: not asked, failed, or an open question
         ("llm_correct", pa.bool_()),  # by the extracting model alone; null where none was asked or it failed
+        ("llm_failure", pa.string()),  # how the extracting model failed
         *[
             field
             for signal in _SIGNALS
@@ -56,6 +67,9 @@ SCHEMA = pa.schema(
         ("boxes", pa.string()),  # JSON object of predicted and reference boxes in the model's frame
     ]
 )
+
+# Columns that rows of earlier versions do not have: null there.
+ADDED = ("answer_reason", "rule_choice", "llm_choice", "llm_failure")
 
 Row = Mapping[str, Any]
 
@@ -89,6 +103,9 @@ def read_rows(directory: Path, benchmark: str) -> list[dict[str, Any]]:
     except (pa.ArrowInvalid, OSError) as error:
         raise ConfigError(str(path), f"a damaged file ({error})", "the rows of an evaluation", "Evaluate it again.") from error
     missing = [name for name in SCHEMA.names if name not in table.column_names]
+    for name in [name for name in missing if name in ADDED]:
+        missing.remove(name)
+        table = table.append_column(SCHEMA.field(name), pa.nulls(len(table), SCHEMA.field(name).type))
     if missing:
         raise ConfigError(str(path), f"no column {missing[0]}", "the rows of an evaluation of this version", "Evaluate it again.")
     found: list[dict[str, Any]] = table.select(SCHEMA.names).to_pylist()

@@ -16,22 +16,23 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation import benchmarks, comparison, figures, servers, viewing
+from faithful_rl.evaluation import benchmarks, comparison, figures, known_box, servers, viewing
 from faithful_rl.evaluation.append_log import AppendLog
 from faithful_rl.evaluation.benchmarks import Inspected
 from faithful_rl.evaluation.costs import Ledger
 from faithful_rl.evaluation.generation import generate, probe
 from faithful_rl.evaluation.judging import NONE, Judging
 from faithful_rl.evaluation.predictions import Predictions, read_predictions
-from faithful_rl.evaluation.questions import Question
+from faithful_rl.evaluation.questions import NO_REASONING, Question
 from faithful_rl.evaluation.reading import AnswerReader, agreement
-from faithful_rl.evaluation.rows import FORMAT, write_rows
+from faithful_rl.evaluation.rows import CANNOT_JUDGE, FORMAT, write_rows
 from faithful_rl.evaluation.scoring import Scorer, failed
 from faithful_rl.evaluation.settings import EvaluationSettings
 from faithful_rl.run_directory import EVALUATION, read_json, write_json
 from faithful_rl.run_record import code_version, versions
 
 SETTINGS, STATE, LOGS, LOCK = "settings.json", "state", "logs", "evaluation.lock"
+LEFT_OUT = "predictions_left_out.json"  # ids of prediction files, by benchmark and by why they are in no figure
 # What decides responses. Judges and display may change between two starts; verdicts know which judge they are from.
 DECIDES = ("mode", "prompt", "max_new_tokens", "context", "min_pixels", "max_pixels", "server", "limit", "predictions", "columns")
 CANNOT_SCORE = "cannot be scored"
@@ -71,6 +72,8 @@ class Evaluation:
         with self._held():
             self._read_predictions()  # before anything of an earlier evaluation is touched
             self._keep_settings(name)
+            if self._predicted:
+                write_json(self._out / LEFT_OUT, {one: found.left_out for one, found in self._predicted.items()})
             (self._out / EVALUATION).unlink(missing_ok=True)
             async with contextlib.AsyncExitStack() as stack:
                 stack.push_async_callback(self._judging.close)
@@ -80,6 +83,7 @@ class Evaluation:
                 missing = {} if settings.predictions else {one.name: set(one.uids) - set(self._kept(one)) for one in self._inspected}
                 if any(missing.values()):
                     await servers.check_cluster(settings)
+                    await known_box.check(settings)
                 await self._start_judges(late=False)
                 if any(missing.values()):
                     await self._generate(missing)
@@ -127,7 +131,7 @@ class Evaluation:
             if self._settings.predictions:
                 ids = {q.uid: str(q.record.metadata.get("source_id") or "") for q in benchmarks.questions(one, self._settings)}
                 path = self._settings.predictions[one.name]
-                self._predicted[one.name] = read_predictions(path, self._settings.columns, ids, one.name)
+                self._predicted[one.name] = read_predictions(path, self._settings.columns, ids, one.name, one.others)
 
     async def _start_judges(self, late: bool) -> None:
         if self._judging.late is late:
@@ -209,7 +213,8 @@ class Evaluation:
         entry = await asyncio.to_thread(figures.benchmark_summary, ordered, one.total, one.conventions, remarks)
         if self._reader is not None:
             entry["extractor"] = {"model": self._reader.name, **agreement(ordered)}
-        return {**entry, "digest": one.digest, "licence": one.licence, "rejects": [[r.uid, r.reason, r.detail] for r in one.rejects]}
+        known = {"digest": one.digest, "licence": one.licence, "pinned": one.pinned}
+        return {**entry, **known, "rejects": [[r.uid, r.reason, r.detail] for r in one.rejects]}
 
     async def _row(self, scorer: Scorer, question: Question, said: Mapping[str, Any], log: AppendLog) -> dict[str, Any]:
         if "failure" in said:
@@ -230,9 +235,11 @@ class Evaluation:
         self._ledger.keep(self._gpus, asked)
 
     def _judge_remarks(self, rows: Sequence[Mapping[str, Any]]) -> list[str]:
+        if self._settings.mode == NO_REASONING:
+            return ["no reasoning was asked for: inconsistency and grounding do not apply"]
         if self._judging.kind == NONE:
             return ["no judge was asked (judges=none): inconsistency and grounding are not measured"]
-        unknown = sum(row["generated"] and row["consistent_reason"] == "masked" for row in rows)
+        unknown = sum(row["generated"] and row["consistent_reason"] == CANNOT_JUDGE for row in rows)
         if unknown:
             return [f"{unknown} response(s) that the exact judge of scenes cannot judge, because they are about other images"]
         return []
@@ -258,6 +265,7 @@ class Evaluation:
             "versions": {"code": code_version(), **versions()},
             "costs": self._ledger.totals(lines),
             "benchmarks": entries,
+            "not_pinned": [one.name for one in self._inspected if one.pinned is False],
             "combined": {},
             "paired": [],
         }

@@ -57,12 +57,16 @@ class Fleet:
 
 
 def model_name(settings: EvaluationSettings) -> str:
-    """What the evaluated model is called in files: name and digest of its content, or what the endpoint calls it.
+    """What the evaluated model is called in files: name and digest of its content, or what the endpoint calls it; of predictions what the
+    user calls it, else the name of their files.
 
     Raises:
         ConfigError: the model is no directory and no hub id, or a directory that lacks something.
     """
-    if settings.predictions or settings.base_url:
+    if settings.predictions:
+        stems = dict.fromkeys(Path(file).stem for file in settings.predictions.values())
+        return settings.name or settings.model or " + ".join(stems)
+    if settings.base_url:
         return settings.model
     return vllm_settings(settings, 1, Path()).served_name()
 

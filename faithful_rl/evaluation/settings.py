@@ -51,7 +51,8 @@ class RaySettings:
 class EvaluationSettings:
     """What to evaluate, on what, and who judges. Ranges are checked by `validate`."""
 
-    model: str = ""  # directory or hub id; with base_url the endpoint's name for it; with predictions any name
+    model: str = ""  # directory or hub id; with base_url the endpoint's name for it; with predictions any name, or none
+    name: str = ""  # with predictions: what the responses' model is called; empty: model, else the files' name
     benchmarks: list[str] = field(default_factory=list)  # names, or parquet files in verl's format
     out: str = ""  # directory of the evaluation; an unfinished one of the same settings goes on
     data: str = "data/benchmarks"  # folder that holds a file or folder named as each benchmark's source
@@ -81,6 +82,7 @@ class EvaluationSettings:
     extractor: dict[str, Any] = field(default_factory=dict)  # {backend: openai | vllm, ...}: a text model reads the answers too
     predictions: dict[str, str] = field(default_factory=dict)  # benchmark -> file of responses that exist already
     columns: dict[str, str] = field(default_factory=dict)  # of those files: uid, response, answer, truncated, response_tokens
+    questions: str | None = None  # write the questions to this file, for other tools, and do nothing else
     untagged: str = "none"  # reasoning of a response without <think>: none, as in training | text: all before its answer
     against: str | None = None  # directory of another evaluation: paired comparison with it
     rollouts: bool = True  # keep each response with its shrunk images for the viewer, about 30 KB a question
@@ -114,6 +116,9 @@ def from_mapping(given: Mapping[str, Any]) -> EvaluationSettings:
         plain["gpus"] = [str(one) for one in plain["gpus"]]
     if isinstance(plain.get("predictions"), str):
         names = plain.get("benchmarks") or []
+        if not names:
+            expected = "benchmarks=NAME, whose questions the file answers"
+            raise ConfigError("benchmarks", "nothing beside predictions=FILE", expected, "Add benchmarks=.")
         if len(names) != 1:
             found = f"one file for {len(names)} benchmarks"
             raise ConfigError("predictions", found, "predictions.BENCHMARK=FILE for each", "Name the benchmark of each file.")
@@ -139,9 +144,14 @@ def benchmark_name(word: str) -> str:
 
 def validate(settings: EvaluationSettings) -> EvaluationSettings:
     """Check what types cannot say; returns `settings` unchanged. Raises ConfigError."""
-    for key, example in (("model", "models/tiny_warm_start"), ("out", "outputs/evaluation")):
-        if not getattr(settings, key):
+    needed = {} if settings.questions else {"model": "models/tiny_warm_start", "out": "outputs/evaluation"}
+    for key, example in needed.items():
+        if not getattr(settings, key) and not (key == "model" and settings.predictions):
             raise ConfigError(key, "nothing", f"{key}={example}", FIX)
+    if settings.name and not settings.predictions:
+        raise ConfigError("name", f"{settings.name!r} without predictions=", "model=, which has a name", "Remove name=.")
+    if settings.questions and settings.predictions:
+        raise ConfigError("questions", "a file beside predictions=", "one of the two", "Write the questions first, then score.")
     if not settings.benchmarks:
         raise ConfigError("benchmarks", "none", "benchmarks=[scenes,mmvp,...]", FIX)
     names = [benchmark_name(word) for word in settings.benchmarks]

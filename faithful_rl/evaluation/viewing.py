@@ -18,7 +18,7 @@ from PIL import Image
 from data_prep.record import Unusable
 from data_prep.sources import in_order
 from faithful_rl.evaluation.questions import Question, image_bytes
-from faithful_rl.evaluation.rows import Row
+from faithful_rl.evaluation.rows import CANNOT_JUDGE, NOT_ASKED, Row
 from faithful_rl.geometry import smart_resize
 from faithful_rl.run_directory import ROLLOUTS
 from faithful_rl.types import Reason
@@ -93,7 +93,11 @@ def line(question: Question, row: Row, limits: tuple[int, int] | None) -> dict[s
 
 def _columns(row: Row) -> dict[str, float]:
     """Signals as the columns of a rollout: value, whether it was scored, and the number of the reason where it was not."""
-    accuracy = {"accuracy": float(row["correct"]), "accuracy_scored": 1.0, "accuracy_reason": float(Reason.SCORED)}
+    accuracy = {
+        "accuracy": float(row["correct"] or 0.0),
+        "accuracy_scored": float(row["correct"] is not None),
+        "accuracy_reason": _reason(row.get("answer_reason") if row["correct"] is None else None),
+    }
     known = row["format"] is not None
     form = {
         "format": float(bool(row["format"])),
@@ -105,9 +109,16 @@ def _columns(row: Row) -> dict[str, float]:
         found |= {
             signal: float(row[column] or 0.0),
             f"{signal}_scored": float(row[f"{column}_scored"]),
-            f"{signal}_reason": float(Reason[str(row[f"{column}_reason"]).upper()]),
+            f"{signal}_reason": _reason(row[f"{column}_reason"]),
         }
     return found
+
+
+def _reason(word: str | None) -> float:
+    """The number of a row's reason; a signal that no judge of the evaluation could say is masked to the viewer."""
+    if word in (NOT_ASKED, CANNOT_JUDGE):
+        return float(Reason.MASKED)
+    return float(Reason[str(word).upper()] if word else Reason.SCORED)
 
 
 def _seen(wh: tuple[int, int], limits: tuple[int, int] | None) -> list[int]:

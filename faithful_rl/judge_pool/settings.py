@@ -77,7 +77,9 @@ class PoolSettings:
         """What `faithful_rl.judges.backend.build_backend` gets for one judge."""
         own = self.judges[judge]
         cache = {**asdict(self.cache), **_mapping(f"{judge}.cache", own.options.get("cache"))}
-        return {"backend": own.backend, "judge": judge, **own.options, "cache": cache}
+        # A server of vLLM's would else give up after ten minutes of its own.
+        patience = {"start_timeout_seconds": self.start_seconds} if own.backend == "vllm" else {}
+        return {"backend": own.backend, "judge": judge, **patience, **own.options, "cache": cache}
 
     def replica_names(self, judge: str) -> list[str]:
         return [replica_name(self.name, judge, index) for index in range(self.judges[judge].replicas)]

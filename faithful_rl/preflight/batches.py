@@ -8,13 +8,9 @@ from typing import Any
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 
-TRAINER_MODES = ("sync", "colocate_async", "separate_async")
-SERVERS = ("vllm", "sglang")
-RESUME_MODES = ("auto", "disable", "resume_path")
-
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    """Prompts, groups, mini- and micro-batches against each other and against the number of workers.
+    """Prompts, groups, mini- and micro-batches against each other and against the number of workers. Each by itself has passed `values`.
 
     Raises:
         ConfigError: naming the key whose value does not fit.
@@ -27,9 +23,6 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     if typed.hardware.world == "cpu" and rank > 0:  # the CPU's weight update sends whole weights; a worker would refuse it minutes later
         fix = "Set actor_rollout_ref.model.lora_rank=0, or choose a hardware group of the world gpu."
         raise ConfigError("actor_rollout_ref.model.lora_rank", rank, "0, because faithful_rl.hardware.world is cpu", fix)
-    _positive("data.train_batch_size", prompts)
-    _positive("actor_rollout_ref.actor.ppo_mini_batch_size", mini)
-    _positive("trainer.n_gpus_per_node * trainer.nnodes", workers)
     if group < 2:
         raise ConfigError(
             "actor_rollout_ref.rollout.n",
@@ -154,7 +147,6 @@ def _check_reference(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None
 def _check_servers(config: Mapping[str, Any], workers: int) -> None:
     """Rollout servers of several GPUs each must fill the GPUs that they get; verl rounds down, to none at all where one is too large."""
     rollout = config["actor_rollout_ref"]["rollout"]
-    _one_of("actor_rollout_ref.rollout.name", rollout["name"], SERVERS)
     names = ("tensor_model_parallel_size", "data_parallel_size", "pipeline_model_parallel_size")
     size = math.prod(rollout[name] for name in names)
     separate = config["trainer"]["v1"]["trainer_mode"] == "separate_async"
@@ -182,16 +174,6 @@ def _check_sampling(config: Mapping[str, Any]) -> None:
             raise ConfigError(key, value, f"a finite number above 0, because {why}", f"Change {key}.")
 
 
-def _one_of(key: str, found: object, known: tuple[str, ...]) -> None:
-    if found not in known:
-        raise ConfigError(key, repr(found), "one of " + ", ".join(known), f"Set {key}={known[0]}.")
-
-
-def _positive(key: str, value: int) -> None:
-    if value < 1:
-        raise ConfigError(key, value, "a whole number >= 1", "Change it.")
-
-
 def _check_micro(key: str, node: Mapping[str, Any], dynamic: bool, per_worker: int, of_what: str) -> None:
     """verl cuts a worker's share into equal micro-batches, and only finds out in the first step that it cannot."""
     if dynamic:
@@ -199,7 +181,6 @@ def _check_micro(key: str, node: Mapping[str, Any], dynamic: bool, per_worker: i
     micro = node[key.rpartition(".")[2]]
     if micro is None:
         raise ConfigError(key, "nothing", "rollouts per forward pass of one worker", f"Set {key}.")
-    _positive(key, micro)
     if per_worker % micro:
         raise ConfigError(
             key,
@@ -211,8 +192,6 @@ def _check_micro(key: str, node: Mapping[str, Any], dynamic: bool, per_worker: i
 
 def _check_lengths(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
     prompt, response, limit = data["max_prompt_length"], data["max_response_length"], rollout["max_model_len"]
-    _positive("data.max_prompt_length", prompt)
-    _positive("data.max_response_length", response)
     if limit is not None and prompt + response > limit:
         raise ConfigError(
             "actor_rollout_ref.rollout.max_model_len",
@@ -223,12 +202,6 @@ def _check_lengths(data: Mapping[str, Any], rollout: Mapping[str, Any]) -> None:
 
 
 def _check_steps(trainer: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    _one_of("trainer.v1.trainer_mode", trainer["v1"]["trainer_mode"], TRAINER_MODES)
-    _one_of("trainer.resume_mode", trainer["resume_mode"], RESUME_MODES)
-    steps = trainer["total_training_steps"]
-    if steps is not None:
-        _positive("trainer.total_training_steps", steps)
-    _positive("trainer.total_epochs", trainer["total_epochs"])
     if typed.method == "fgrpo" and trainer["critic_warmup"]:
         raise ConfigError("trainer.critic_warmup", trainer["critic_warmup"], "0, because group advantages have no critic", "Leave it out.")
 

@@ -10,14 +10,21 @@ from faithful_rl.config import ConfigError, FaithfulRLConfig
 from faithful_rl.verl_plugin import checkpoint  # plain files; imports neither verl nor torch
 
 
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse settings of which no checkpoint could be resumed as promised.
+
+    Raises:
+        ConfigError: naming the key.
+    """
+    checkpoint.refuse_unsupported(config)
+
+
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
-    """Refuse settings of which no checkpoint could be resumed as promised, and a checkpoint of another recipe, of another number of
-    workers, or one that is not whole.
+    """Refuse a checkpoint of another recipe, of another number of workers, or one that is not whole.
 
     Raises:
         ConfigError: naming the key, or the folder and every key that differs.
     """
-    checkpoint.refuse_unsupported(config)
     trainer = config["trainer"]
     if trainer["resume_mode"] == "auto":
         folder = checkpoint.find_resumable(Path(trainer["default_local_dir"]))

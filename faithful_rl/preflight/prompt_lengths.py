@@ -1,26 +1,32 @@
 """Prompts against `data.max_prompt_length`, with the model's real processor: verl cuts a longer one from the left, image tokens and all.
 
-The length of each checked row is worked out from its images' sizes, by the arithmetic of `qwen_vl_utils` and of the image processor;
-the longest ones then go through the whole path that training uses, and must come out as computed.
+The length of each row is worked out from its images' headers, by the arithmetic of `qwen_vl_utils` and of the image processor; the longest
+ones then go through the whole path that training uses. All rows are read, or, where that would take longer than `AUDIT_SECONDS`, every
+n-th of the whole file.
 """
 
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import re
+import time
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 from faithful_rl.preflight import rows
 
 LONGEST = 3  # rows that are processed for real, and at most so many are named
+AUDIT_SECONDS = 20.0  # that reading all rows may take; at twice that it ends where it is
+TRIAL = 64  # rows, after whose time the stride is chosen
 
 
 @dataclass(frozen=True)
@@ -33,43 +39,86 @@ class Length:
     images: int
 
 
-def check(config: Mapping[str, Any], typed: FaithfulRLConfig) -> list[str]:
-    """Audit the training rows that preflight reads (`faithful_rl.data.check_rows`); returns a line for the plan.
+@dataclass
+class Audit:
+    """What was read: the lengths, the longest rows, the number of all rows and the distance of those that were read."""
+
+    total: int
+    stride: int
+    lengths: list[int] = field(default_factory=list)
+    longest: list[tuple[Length, Mapping[str, Any]]] = field(default_factory=list)
+
+    def add(self, length: Length, row: Mapping[str, Any]) -> None:
+        self.lengths.append(length.tokens)
+        self.longest = sorted([*self.longest, (length, row)], key=lambda one: -one[0].tokens)[:LONGEST]
+
+    def described(self) -> str:
+        if len(self.lengths) == self.total:
+            return f"{self.total} rows read"
+        every = f"every {self.stride}th of the whole file" if self.stride > 1 else f"as many as {2 * AUDIT_SECONDS:g} s allow"
+        return f"{len(self.lengths)} of {self.total} rows read ({every})"
+
+
+def check(config: Mapping[str, Any], typed: FaithfulRLConfig, clock: Callable[[], float] = time.monotonic) -> list[str]:
+    """Audit the training rows; returns a line for the plan. `clock` gives seconds.
 
     Raises:
-        ConfigError: prompts that are longer than the limit, the worst rows named; a processor that does not load.
+        ConfigError: prompts that are longer than the limit, the worst rows named; a row or an image header that training could not read;
+            a processor that does not load.
     """
     data = config["data"]
     processor, tokenizer = _load(str(config["actor_rollout_ref"]["model"]["path"]))
     measured = Measure(processor, tokenizer, config)
-    limit = typed.data.check_rows
-    lengths: list[int] = []
-    longest: list[tuple[Length, Mapping[str, Any]]] = []
-    for name in rows._names(data["train_files"]):
-        for number, row in rows._rows(pq.ParquetFile(Path(name).expanduser()), limit):
-            lengths.append(measured.computed(row))
-            longest.append((Length(lengths[-1], number, name, len(row["images"] or [])), row))
-            longest = sorted(longest, key=lambda one: -one[0].tokens)[:LONGEST]
-    if not lengths:
+    found = audit(rows.data_files(data["train_files"]), measured, clock)
+    if not found.lengths:
         return []
-    worst = [Length(measured.real(row), one.row, one.file, one.images) for one, row in longest]
+    worst = [Length(measured.real(row), one.row, one.file, one.images) for one, row in found.longest]
     worst.sort(key=lambda one: -one.tokens)
     allowed = data["max_prompt_length"]
+    over = sum(tokens > allowed for tokens in found.lengths)
     if worst[0].tokens > allowed and not data["filter_overlong_prompts"]:
-        count = max(1, sum(tokens > allowed for tokens in lengths))
         named = "; ".join(
             f"row {one.row} of {one.file}: {one.tokens} tokens with {one.images} image(s)" for one in worst if one.tokens > allowed
         )
         raise ConfigError(
             "data.max_prompt_length",
-            f"{allowed}, and {count} of {len(lengths)} prompts are longer ({named})",
+            f"{allowed}, and {max(1, over)} of {len(found.lengths)} prompts are longer ({named})",
             f"at least {worst[0].tokens}",
             "Raise it (and actor_rollout_ref.rollout.max_model_len), lower the images' max_pixels, or set "
             "data.filter_overlong_prompts=true.",
         )
-    over = sum(tokens > allowed for tokens in lengths)
     dropped = f"; {over} longer ones are dropped (data.filter_overlong_prompts)" if over else ""
-    return [f"prompts    {len(lengths)} rows read, the longest has {worst[0].tokens} of {allowed} tokens, images included{dropped}"]
+    return [f"prompts    {found.described()}, the longest has {worst[0].tokens} of {allowed} tokens, images included{dropped}"]
+
+
+def audit(files: list[Path], measured: Measure, clock: Callable[[], float]) -> Audit:
+    """Lengths of the rows of `files`, as far apart as the time demands.
+
+    Raises:
+        ConfigError: a row that lacks something, or an image whose header cannot be read.
+    """
+    opened = [(str(path), pq.ParquetFile(path)) for path in files]
+    total, start = sum(file.metadata.num_rows for _, file in opened), clock()
+    trial = sum(1 for _ in itertools.islice(_measured(opened, 1, measured), TRIAL))
+    stride = max(1, math.ceil((clock() - start) / max(1, trial) * total / AUDIT_SECONDS))
+    found = Audit(total, stride)
+    for length, row in _measured(opened, stride, measured):
+        found.add(length, row)
+        if clock() - start > 2 * AUDIT_SECONDS:  # images of later rows are larger, or storage slower
+            break
+    return found
+
+
+def _measured(opened: list[tuple[str, pq.ParquetFile]], stride: int, measured: Measure) -> Iterator[tuple[Length, dict[str, Any]]]:
+    for name, file in opened:
+        for number, row in rows.spread(file, stride):
+            where = f"{name}, row {number}"
+            rows.check_content(row, where, "data.train_files")
+            try:
+                tokens = measured.computed(row)
+            except (OSError, UnidentifiedImageError) as error:
+                raise rows.unopened("data.train_files", where, error) from error
+            yield Length(tokens, number, name, len(row["images"])), row
 
 
 def _load(model: str) -> tuple[Any, Any]:

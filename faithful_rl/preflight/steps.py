@@ -49,6 +49,16 @@ def warnings(config: Mapping[str, Any]) -> list[str]:
     return [f"actor_rollout_ref.actor.optim.lr_warmup_steps is {warm_up}, the run has {updates} updates: its rate stays below optim.lr."]
 
 
+def checkpoint_warnings(config: Mapping[str, Any]) -> list[str]:
+    """A run that could not be continued after a failure."""
+    if config["trainer"]["save_freq"] > 0:
+        return []
+    return [
+        f"trainer.save_freq is {config['trainer']['save_freq']}: no checkpoints but the one that a stop signal asks for; a run that fails "
+        "begins again."
+    ]
+
+
 def _per_epoch(config: Mapping[str, Any]) -> int:
     data = config["data"]
     rows = sum(pq.ParquetFile(path).metadata.num_rows for path in data_files(data["train_files"]))

@@ -94,7 +94,9 @@ def report(given: Given) -> int:
             for run_dir in waiting:
                 sys.stderr.write(f"note: {run_dir} is not evaluated after training, and not in the tables\n")
         if found is not None:
-            texts.append(evaluations.markdown(found))
+            from faithful_rl.report.markdown import markdown
+
+            texts.append(markdown(found))
     for value in given["markdown"]:
         Path(value).write_text("\n".join(texts), encoding="utf-8")
     for value in given["figure"]:
@@ -103,8 +105,11 @@ def report(given: Given) -> int:
         front.save(pictures["front"], Path(value))
     for value in given["figures"]:
         pictures |= {plot.name: plot.figure for plot in figures(method_groups(list(runs), names), PAPER_STYLE)} if runs else {}
-        drawn = evaluations.bars(found, PAPER_STYLE) if found is not None else None
-        pictures |= {drawn.name: drawn.figure} if drawn is not None else {}
+        if found is not None:
+            from faithful_rl.report.evaluation_bars import bars
+
+            drawn = bars(found, PAPER_STYLE)
+            pictures |= {drawn.name: drawn.figure} if drawn is not None else {}
         for name, figure in pictures.items():
             for kind in ("png", "svg"):
                 front.save(figure, Path(value) / f"{name}.{kind}")

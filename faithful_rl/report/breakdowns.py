@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from faithful_rl.evaluation.comparison import power_note
+from faithful_rl.evaluation.comparison import ALL_RIGHT
 from faithful_rl.evaluation.figures import CELLS
 from faithful_rl.evaluation.present import CELL_WORDS, read_by
-from faithful_rl.report.evaluations import TABLES, Cell, Evaluations, Table
+from faithful_rl.report.evaluation_tables import TABLES, Cell, Table, marked
+from faithful_rl.report.evaluations import Evaluations
 from faithful_rl.report.styles import method_styles, page_colour
 
-POWER = ("accuracy", "inconsistency_rate")
 BY_TYPE = ("accuracy", "inconsistency_rate", "semantic_grounding", "right_for_a_false_reason")
+# Convention of accuracy -> the test of two methods that counts in the same way.
+TESTED_AS = {"per_question": "accuracy", "circular_mean": "accuracy", "per_pair": ALL_RIGHT, "all_orders": ALL_RIGHT}
 Entry = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Breakdown:
-    """One benchmark in detail; `asked` is what was asked and scored, in words, `remarks` what a text model read and what a comparison
-    of two models could not have found."""
+    """One benchmark in detail; `asked` is what was asked and scored, in words, `remarks` what a text model read."""
 
     benchmark: str
     asked: str
@@ -35,24 +36,19 @@ def breakdowns(found: Evaluations) -> tuple[Breakdown, ...]:
 
 
 def _remarks(found: Evaluations, benchmark: str) -> tuple[str, ...]:
-    read = [
+    return tuple(
         f"{method}: {read_by(run.summary['benchmarks'][benchmark]['extractor'])}"
         for method, runs in found.methods.items()
         for run in runs
         if run.summary["benchmarks"].get(benchmark, {}).get("extractor")
-    ]
-    entries = [
-        (method, tests[benchmark, metric]) for method, tests in found.tests.items() for metric in POWER if (benchmark, metric) in tests
-    ]
-    power = [f"{method} against {found.baseline}: {note}" for method, entry in entries if (note := power_note(entry))]
-    return (*read, *power)
+    )
 
 
 def facts(found: Evaluations) -> tuple[tuple[str, str], ...]:
     """(name, value) of what a reader asks first: how much was asked, how much of it was scored, and who judged."""
     entries = [entry for runs in found.methods.values() for run in runs for entry in run.summary["benchmarks"].values()]
     asked, scored = (sum(int(entry.get(key) or 0) for entry in entries) for key in ("questions", "scored"))
-    sizes = {name: max(int(entry["questions"]) for entry in _entries(found, name)) for name in found.benchmarks}
+    sizes = {name: max(int(entry["questions"]) for _, entry in found.entries(name)) for name in found.benchmarks}
     whole = "all" if scored == asked else f"{scored:,} of {asked:,} (partial)"
     judges = list(dict.fromkeys(text for runs in found.methods.values() for run in runs for text in judges_of(run.summary)))
     return (
@@ -62,6 +58,28 @@ def facts(found: Evaluations) -> tuple[tuple[str, str], ...]:
         ("responses scored", whole),
         *((("judges", "; ".join(judges)),) if judges else ()),
     )
+
+
+def notes(found: Evaluations) -> list[tuple[str, str]]:
+    """(benchmark, what the evaluations themselves remark on it and of which methods), each remark once."""
+    by_remark: dict[tuple[str, str], list[str]] = {}
+    for name in found.benchmarks:
+        for method, entry in found.entries(name):
+            for note in entry.get("notes") or ():
+                by_remark.setdefault((name, str(note)), []).append(method)
+    several = len(found.methods) > 1
+    return [(name, f"{note} ({', '.join(dict.fromkeys(methods))})" if several else note) for (name, note), methods in by_remark.items()]
+
+
+def combined(found: Evaluations) -> Table | None:
+    """Figures that official counts make of several benchmarks (CV-Bench: of 2D and 3D), means over seeds; None without any."""
+    by_method = {method: [run.summary.get("combined") or {} for run in runs] for method, runs in found.methods.items()}
+    names = _names(one for runs in by_method.values() for one in runs)
+    if not names:
+        return None
+    words = {name: str(one[name]["convention"]) for runs in by_method.values() for one in runs for name in one}
+    table = _table("Accuracy % of several benchmarks together", names, by_method, lambda one, name: (one.get(name) or {}).get("accuracy"))
+    return replace(table, columns=tuple(f"{name.replace('_', ' ')}: {words[name]}" for name in names))
 
 
 def judges_of(summary: Mapping[str, Any]) -> tuple[str, ...]:
@@ -82,14 +100,8 @@ def decoding_of(summary: Mapping[str, Any]) -> str:
     return f"greedy, at most {made.get('max_new_tokens')} new tokens in {made.get('context')}, prompt {made.get('prompt')}"
 
 
-def _entries(found: Evaluations, benchmark: str) -> list[Entry]:
-    return [
-        run.summary["benchmarks"][benchmark] for runs in found.methods.values() for run in runs if benchmark in run.summary["benchmarks"]
-    ]
-
-
 def _asked(found: Evaluations, benchmark: str) -> str:
-    entries = _entries(found, benchmark)
+    entries = [entry for _, entry in found.entries(benchmark)]
     sizes = sorted({int(entry["questions"]) for entry in entries})
     told = f"{' or '.join(f'{size:,}' for size in sizes)} questions"
     worst = min(float(entry.get("coverage", 1.0)) for entry in entries)
@@ -106,7 +118,7 @@ def _tables(found: Evaluations, benchmark: str) -> tuple[Table, ...]:
     made = [_cells(by_method)] if judged else []
     conventions = _names(entry.get("conventions") or {} for entries in by_method.values() for entry in entries)
     if len(conventions) > 1:
-        made.append(_table("Accuracy % by convention", conventions, by_method, lambda entry, name: (entry["conventions"]).get(name)))
+        made.append(_conventions(found, benchmark, conventions, by_method))
     types = _names(entry.get("by_task_type") or {} for entries in by_method.values() for entry in entries)
     if len(types) > 1:
         for metric in BY_TYPE:
@@ -119,6 +131,18 @@ def _tables(found: Evaluations, benchmark: str) -> tuple[Table, ...]:
             if any(cell.value != "–" for _, _, cells in table.rows for cell in cells):
                 made.append(table)
     return tuple(made)
+
+
+def _conventions(found: Evaluations, benchmark: str, names: Sequence[str], by_method: Mapping[str, Sequence[Entry]]) -> Table:
+    """Accuracy as each convention counts it, marked by the test that counts likewise: of pairs and rows it is one over groups."""
+    table = _table("Accuracy % by convention", names, by_method, lambda entry, name: (entry["conventions"]).get(name))
+    rows = []
+    for method, colour, cells in table.rows:
+        tests = found.tests.get(method, {})
+        marks = [marked(tests.get((benchmark, TESTED_AS.get(name, ""))), TESTED_AS.get(name, ""), found.baseline) for name in names]
+        made = [replace(cell, mark=mark, why=why) if cell.value != "–" else cell for cell, (mark, why) in zip(cells, marks, strict=True)]
+        rows.append((method, colour, tuple(made)))
+    return replace(table, rows=tuple(rows))
 
 
 def _names(mappings: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
@@ -148,9 +172,18 @@ def _table(title: str, columns: Sequence[str], by_method: Mapping[str, Sequence[
 
 
 def _cell(figures: Sequence[Mapping[str, Any] | None]) -> Cell:
-    values = [float(one["value"]) for one in figures if one and one.get("value") is not None]
-    if not values:
+    known = [one for one in figures if one and one.get("value") is not None]
+    if not known:
         return Cell("–")
-    only = figures[0] if len(figures) == 1 else None
+    only = known[0] if len(figures) == 1 else None
     interval = "" if only is None or only.get("low") is None else f"{100 * only['low']:.1f}, {100 * only['high']:.1f}"
-    return Cell(f"{100 * math.fsum(values) / len(values):.1f}", interval, coverage="" if only is None else f"n = {only['n']}")
+    least = min(known, key=lambda one: (one["n"] / max(one.get("of", one["n"]), 1), one["n"]))
+    partial = least["n"] < least.get("of", least["n"]) or len(known) < len(figures)
+    value = math.fsum(float(one["value"]) for one in known) / len(known)
+    return Cell(f"{100 * value:.1f}", interval, coverage=_counted(least), partial=partial)
+
+
+def _counted(one: Mapping[str, Any]) -> str:
+    """`n = 40 pairs`, `38 of 40 pairs`."""
+    unit = f" {one['unit']}" if one.get("unit") else ""
+    return f"{one['n']:,} of {one['of']:,}{unit}" if one["n"] < one.get("of", one["n"]) else f"n = {one['n']:,}{unit}"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from faithful_rl.heldout_statistics import QUANTITIES
 from faithful_rl.metrics import JUDGE_EXPOSED, SYMBOLS, constraint_metric, constraint_names, read_metrics
 from faithful_rl.report import comparison, costs, front, plots, rollouts, viewer, viewer_data
+from faithful_rl.report.cells import cell
 from faithful_rl.report.plots import Groups, Plot
 from faithful_rl.report.rollouts import Question
 from faithful_rl.report.styles import PAGE_STYLE, method_styles, page_colour
@@ -155,41 +156,31 @@ def _benchmarks(found: Evaluations | None) -> dict[str, Any] | None:
     """What the page shows of evaluations; None without any."""
     if found is None:
         return None
-    from faithful_rl.report import breakdowns, evaluations
+    from faithful_rl.report import breakdowns, evaluation_bars, evaluation_tables, evaluations, markdown
 
-    drawn = evaluations.bars(found)
+    combined = breakdowns.combined(found)
     return {
         "facts": breakdowns.facts(found),
         "breakdowns": breakdowns.breakdowns(found),
-        "headline": evaluations.headline(found),
-        "tables": evaluations.tables(found),
-        "figure": drawn,
-        "baseline": found.baseline if len(found.methods) > 1 else "",
-        "untested": found.untested,
+        "headline": evaluation_tables.headline(found),
+        "warnings": evaluations.warnings(found),
+        "tables": (*evaluation_tables.tables(found), *([combined] if combined else [])),
+        "figure": evaluation_bars.bars(found),
+        "legend": markdown.legend(found, markdown.BELOW),
+        "said": (*found.cautions, *found.untested),
+        "power": evaluations.power(found),
         "origins": [
             (method, run.summary, breakdowns.decoding_of(run.summary), "; ".join(breakdowns.judges_of(run.summary)))
             for method, runs in found.methods.items()
             for run in runs
         ],
-        "notes": [f"{name}: {text}" for name, text in _notes(found)],
+        "notes": [f"{name}: {text}" for name, text in breakdowns.notes(found)],
     }
 
 
 def _evaluation_directories(found: Evaluations | None) -> dict[Path, str]:
     """Directory -> method of every evaluation, in the order of the tables."""
     return {} if found is None else {run.directory: method for method, runs in found.methods.items() for run in runs}
-
-
-def _notes(found: Evaluations) -> list[tuple[str, str]]:
-    """What the evaluations themselves remark on their benchmarks, each remark once."""
-    remarks = [
-        (name, str(note))
-        for runs in found.methods.values()
-        for run in runs
-        for name, entry in run.summary["benchmarks"].items()
-        for note in entry.get("notes") or ()
-    ]
-    return list(dict.fromkeys(remarks))
 
 
 def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path, str] | None) -> Methods:
@@ -211,13 +202,15 @@ def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path
                 gap = found.difference(method, decoding, quantity.name)
                 differs = gap is not None and gap.bootstrap.excludes_zero and quantity.better
                 mark = ("better" if gap.bootstrap.value * quantity.better > 0 else "worse") if gap is not None and differs else ""
-                cells.append((comparison.cell(by_method[method][quantity.name], quantity.percent), mark))
+                covered = found.coverage[decoding][method][quantity.name]
+                cells.append((cell(by_method[method][quantity.name], quantity.percent, coverage=covered), mark))
             table.append((method, page_colour(styles[method][0]), tuple(cells)))
         made.append(MethodTable(DECODING_LABELS[decoding], columns, tuple(table)))
     figure = Plot("Held-out accuracy against inconsistency", "", front.draw(found, compared, PAGE_STYLE, names), "front")
     seeds = ", ".join(map(str, sorted({len(seeds) for seeds in found.seeds.values()})))
     note = f"{found.questions} held-out questions, the same for every run; seeds per method: {seeds}."
     note += f" ▲ better, ▼ worse than {found.baseline}: the difference's 95% interval excludes zero." if found.baseline else ""
+    note += " Below a number on how many questions it is, where it is not on all; of several seeds the one that lacks most."
     note += f" Not evaluated after training, and not in the tables: {', '.join(one.name for one in waiting)}." if waiting else ""
     return Methods(comparison.headline(found), tuple(made), figure, note)
 

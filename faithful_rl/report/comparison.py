@@ -18,6 +18,7 @@ from faithful_rl.heldout_statistics import (
     CONFIDENCE,
     QUANTITIES,
     RESAMPLES,
+    Coverage,
     Estimate,
     Quantity,
     Row,
@@ -26,7 +27,9 @@ from faithful_rl.heldout_statistics import (
     over_seeds,
     read_heldout,
     seed_t_interval,
+    worst,
 )
+from faithful_rl.report.cells import cell, escaped, star
 from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, heldout_file, read_json
 
 WARM_START = "warm start"
@@ -70,12 +73,13 @@ class Difference:
     bootstrap: Estimate
     seed_t: Estimate | None
     per_seed: tuple[float, ...]
+    coverage: Coverage
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """`estimates[decoding][method][quantity]` over seeds, `per_seed` likewise with one number per seed; `baseline` is "" where there
-    is one method only, and then there are no differences."""
+    """`estimates[decoding][method][quantity]` over seeds, `per_seed` likewise with one number per seed, `coverage` with that of the seed
+    that lacks most; `baseline` is "" where there is one method only, and then there are no differences."""
 
     methods: tuple[str, ...]
     seeds: Mapping[str, tuple[int, ...]]
@@ -84,6 +88,7 @@ class Comparison:
     code_versions: tuple[str, ...]
     estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
     per_seed: Mapping[str, Mapping[str, Mapping[str, tuple[float, ...]]]]
+    coverage: Mapping[str, Mapping[str, Mapping[str, Coverage]]]
     differences: tuple[Difference, ...]
     baseline: str = ""
 
@@ -121,6 +126,7 @@ def compare(run_dirs: Sequence[Path], baseline: str | None = None, names: Mappin
     methods = (WARM_START, *by_method)
     estimates: dict[str, dict[str, dict[str, Estimate]]] = {}
     per_seed: dict[str, dict[str, dict[str, tuple[float, ...]]]] = {}
+    coverage: dict[str, dict[str, dict[str, Coverage]]] = {}
     differences: list[Difference] = []
     questions = 0
     for decoding in DECODINGS:
@@ -131,7 +137,10 @@ def compare(run_dirs: Sequence[Path], baseline: str | None = None, names: Mappin
         seeds = {(method, quantity.name): _seeds(found, quantity) for method, found in evaluations.items() for quantity in QUANTITIES}
         estimates[decoding] = {m: {q.name: over_seeds(seeds[m, q.name]) for q in QUANTITIES} for m in evaluations}
         per_seed[decoding] = {m: {q.name: tuple(map(float, seeds[m, q.name].per_seed())) for q in QUANTITIES} for m in evaluations}
-        differences += _differences(by_method, decoding, seeds, against)
+        coverage[decoding] = {
+            m: {q.name: worst([q.coverage(list(rows.values())) for rows in found]) for q in QUANTITIES} for m, found in evaluations.items()
+        }
+        differences += _differences(by_method, decoding, seeds, against, coverage[decoding])
     if not estimates:
         raise ValueError(f"none of {', '.join(map(str, run_dirs))} has an evaluation after training; a comparison needs finished runs")
     records = [read_json(run_dir / RUN) for runs in by_method.values() for run_dir in runs.values()]
@@ -143,6 +152,7 @@ def compare(run_dirs: Sequence[Path], baseline: str | None = None, names: Mappin
         code_versions=tuple(sorted({str(record.get("code_version", "unknown")) for record in records})),
         estimates=estimates,
         per_seed=per_seed,
+        coverage=coverage,
         differences=tuple(differences),
         baseline=against,
     )
@@ -222,7 +232,11 @@ def _seeds(evaluations: Sequence[Mapping[str, Row]], quantity: Quantity) -> Seed
 
 
 def _differences(
-    by_method: Mapping[str, Mapping[int, Path]], decoding: str, seeds: Mapping[tuple[str, str], Seeds], baseline: str
+    by_method: Mapping[str, Mapping[int, Path]],
+    decoding: str,
+    seeds: Mapping[tuple[str, str], Seeds],
+    baseline: str,
+    coverage: Mapping[str, Mapping[str, Coverage]],
 ) -> list[Difference]:
     """Every other method against the baseline; per-seed numbers only where both have the same seeds."""
     if not baseline:
@@ -238,9 +252,10 @@ def _differences(
                     baseline,
                     decoding,
                     quantity.name,
-                    difference_over_seeds(ours, theirs),
+                    difference_over_seeds(ours, theirs, quantity.percent),
                     seed_t_interval(ours, theirs) if matched else None,
                     tuple(map(float, ours.per_seed() - theirs.per_seed())) if matched else (),
+                    worst([coverage[one][quantity.name] for one in (method, baseline)]),
                 )
             )
     return result
@@ -249,7 +264,8 @@ def _differences(
 def headline(found: Comparison) -> tuple[str, ...]:
     """What the methods differ in, one sentence per decoding for the method that is farthest below the baseline in inconsistency.
 
-    A difference is called one only where its 95% interval excludes zero. () without a baseline.
+    A difference is called one only where its 95% interval excludes zero. What could not be measured of all answers is said last. ()
+    without a baseline.
     """
     sentences = []
     for decoding, by_method in found.estimates.items():
@@ -268,21 +284,16 @@ def headline(found: Comparison) -> tuple[str, ...]:
             told = f"{100 * ours['accuracy'].value:.1f}% against {100 * theirs['accuracy'].value:.1f}%"
             text += f"; accuracy is {told}" + ("" if accuracy.bootstrap.excludes_zero else ", no measurable difference")
         sentences.append(f"{text}.")
+    lacking = [
+        f"{name} of {method}, {DECODING_LABELS[decoding]}: {covered[key].text}"
+        for decoding, methods in found.coverage.items()
+        for method, covered in methods.items()
+        for key, name in (("accuracy", "accuracy"), ("inconsistency_rate", "IR"))
+        if covered[key].partial
+    ]
+    if lacking and sentences:
+        sentences.append(f"Partial, because some answers could not be judged: {'; '.join(lacking)}.")
     return tuple(sentences)
-
-
-def cell(found: Estimate, percent: bool, signed: bool = False) -> str:
-    """`79.2 [76.1, 82.0]`, shares in per cent; "–" where nothing was measured."""
-    if math.isnan(found.value):
-        return "–"
-    scale, digits, sign = (100.0, 1, "+" if signed else "") if percent else (1.0, 2, "+" if signed else "")
-    text = f"{scale * found.value:{sign}.{digits}f}"
-    return text if math.isnan(found.low) else f"{text} [{scale * found.low:{sign}.{digits}f}, {scale * found.high:{sign}.{digits}f}]"
-
-
-def star(found: Estimate) -> str:
-    """ " *" where a difference's interval excludes zero."""
-    return " *" if found.excludes_zero else ""
 
 
 def markdown(comparison: Comparison) -> str:
@@ -292,8 +303,9 @@ def markdown(comparison: Comparison) -> str:
     for decoding, by_method in comparison.estimates.items():
         lines += [f"**{DECODING_LABELS[decoding]}**", "", _header(chosen), "|---|" + "---:|" * len(chosen)]
         for method in comparison.methods:
-            cells = [cell(by_method[method][quantity.name], quantity.percent) for quantity in chosen]
-            lines.append(f"| {method} | {' | '.join(cells)} |")
+            covered = comparison.coverage[decoding][method]
+            cells = [cell(by_method[method][q.name], q.percent, coverage=covered[q.name]) for q in chosen]
+            lines.append(f"| {escaped(method)} | {' | '.join(cells)} |")
         lines.append("")
     if comparison.differences:
         lines += _difference_lines(comparison, chosen)
@@ -303,7 +315,8 @@ def markdown(comparison: Comparison) -> str:
         f"Seeds per method: {', '.join(map(str, counts))}; held-out questions: {comparison.questions}; "
         f"steps: {', '.join(map(str, comparison.steps))}. Mean over seeds [95% interval]: two-way bootstrap over seeds and questions "
         f"({RESAMPLES} resamples, percentile){excludes}. IR is over all answers, R_S and R_G over traces where they could be measured; "
-        "right for a false reason: right answers whose trace holds a sentence that is false of the image.",
+        "right for a false reason: right answers whose trace holds a sentence that is false of the image. "
+        "In round brackets on how many questions a number is, where it is not on all; of several seeds the one that lacks most.",
     ]
     return "\n".join(lines) + "\n"
 
@@ -314,7 +327,7 @@ def _header(chosen: Sequence[Quantity]) -> str:
 
 def _difference_lines(comparison: Comparison, chosen: Sequence[Quantity]) -> list[str]:
     lines = [
-        f"**Difference to {comparison.baseline}**, in points, with each seed's own difference below",
+        f"**Difference to {escaped(comparison.baseline)}**, in points, with each seed's own difference below",
         "",
         _header(chosen).replace(" %", ""),
     ]
@@ -322,8 +335,11 @@ def _difference_lines(comparison: Comparison, chosen: Sequence[Quantity]) -> lis
     found = {(d.method, d.decoding, d.quantity): d for d in comparison.differences}
     for method, decoding in dict.fromkeys((d.method, d.decoding) for d in comparison.differences):
         row = [found[method, decoding, quantity.name] for quantity in chosen]
-        cells = [cell(d.bootstrap, q.percent, signed=True) + star(d.bootstrap) for d, q in zip(row, chosen, strict=True)]
-        lines.append(f"| {method}, {DECODING_LABELS[decoding]} | {' | '.join(cells)} |")
+        cells = [
+            cell(d.bootstrap, q.percent, signed=True) + star(d.bootstrap) + (f" ({d.coverage.text})" if d.coverage.partial else "")
+            for d, q in zip(row, chosen, strict=True)
+        ]
+        lines.append(f"| {escaped(method)}, {DECODING_LABELS[decoding]} | {' | '.join(cells)} |")
         if any(d.per_seed for d in row):
             each = [
                 ", ".join(f"{(100 if q.percent else 1) * value:+.{1 if q.percent else 2}f}" for value in d.per_seed)

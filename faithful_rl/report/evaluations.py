@@ -1,7 +1,7 @@
-"""Evaluations on benchmarks beside each other: a table per metric (the paper's Tables 1 to 3), bars per benchmark (Fig. 3), coverage.
+"""Evaluations on benchmarks beside each other: what each method's figures are, on how many questions, and what tests between them find.
 
 Reads what `python -m faithful_rl.evaluate` wrote. Several evaluations under one name are seeds of one method. Tests between methods
-are `faithful_rl.evaluation.comparison`'s: McNemar for accuracy and inconsistency, paired bootstraps for means, Holm's correction.
+are `faithful_rl.evaluation.comparison`'s.
 """
 
 from __future__ import annotations
@@ -13,29 +13,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
-from matplotlib.figure import Figure
 
 from faithful_rl.config import ConfigError
-from faithful_rl.evaluation.comparison import ALPHA, Evaluated, compare, excludes_zero, read_evaluation
-from faithful_rl.evaluation.figures import BY_NAME
-from faithful_rl.heldout_statistics import NOTHING, Estimate, Seeds, over_seeds
-from faithful_rl.report.plots import Plot
-from faithful_rl.report.styles import PAGE_STYLE, method_styles, page_colour
+from faithful_rl.evaluation.alike import refuse_twins
+from faithful_rl.evaluation.comparison import Evaluated, cautions, compare, power_words, read_evaluation, stacked
+from faithful_rl.evaluation.figures import APPLIES, BY_NAME
+from faithful_rl.evaluation.rows import Row
+from faithful_rl.heldout_statistics import CONFIDENCE, NOTHING, RESAMPLES, SEED, Coverage, Estimate, over_seeds, together, worst
 from faithful_rl.report.viewer import evaluation_name
 from faithful_rl.run_directory import EVALUATION, read_json
 
-# Metric of an evaluation -> heading of its table.
-TABLES = {
-    "accuracy": "Accuracy %",
-    "inconsistency_rate": "Inconsistency rate (IR) %",
-    "semantic_grounding": "Semantic grounding (R_S) %",
-    "spatial_grounding": "Spatial grounding (R_G) %",
-    "right_for_a_false_reason": "Right for a false reason %",
-    "format_rate": "Well-formed %",
-}
-BARS = ("accuracy", "inconsistency_rate", "semantic_grounding", "spatial_grounding")
-MEAN = "mean"
+NOT_PINNED = "not the pinned benchmark"  # how the note of an evaluation begins that was made of other files
+POWER = ("accuracy", "inconsistency_rate", "semantic_grounding")  # figures of which is said what a comparison could not have found
 
 
 @dataclass(frozen=True)
@@ -47,65 +36,89 @@ class Named:
 
 
 @dataclass(frozen=True)
-class Cell:
-    """One figure: `mark` "better" or "worse" where a test finds a difference to the baseline, `why` that test, `coverage` "" where
-    nothing is missing."""
-
-    value: str
-    interval: str = ""
-    mark: str = ""
-    why: str = ""
-    coverage: str = ""
-
-
-@dataclass(frozen=True)
-class Table:
-    """`rows` are (method, colour, one cell per column)."""
-
-    title: str
-    columns: tuple[str, ...]
-    rows: tuple[tuple[str, str, tuple[Cell, ...]], ...]
-
-
-@dataclass(frozen=True)
 class Evaluations:
-    """Methods in order with their evaluations (seeds), `estimates[method][benchmark][metric]`, and what tests found.
+    """Methods in order with their evaluations (seeds), `estimates[method][benchmark][metric]`, `coverage` likewise, and what tests found.
 
-    `tests[method][benchmark, metric]` is the entry of the comparison with the baseline; `untested` says why there are none.
+    `tests[method][benchmark, metric]` is the entry of the comparison with the baseline; `untested` says why there are none, and
+    `cautions` what was not measured alike, each one sentence.
     """
 
     methods: Mapping[str, tuple[Evaluated, ...]]
     benchmarks: tuple[str, ...]
     baseline: str
     estimates: Mapping[str, Mapping[str, Mapping[str, Estimate]]]
+    coverage: Mapping[str, Mapping[str, Mapping[str, Coverage]]]
     tests: Mapping[str, Mapping[tuple[str, str], Mapping[str, Any]]]
-    untested: str = ""
+    untested: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+
+    def estimate(self, method: str, benchmark: str, metric: str) -> Estimate:
+        """NaN where it was not measured."""
+        return self.estimates[method][benchmark].get(metric, NOTHING)
+
+    def measured(self, method: str, benchmark: str, metric: str) -> bool:
+        return not math.isnan(self.estimate(method, benchmark, metric).value)
+
+    def entries(self, benchmark: str) -> list[tuple[str, Mapping[str, Any]]]:
+        """(method, entry of its summary) of every evaluation of a benchmark."""
+        return [
+            (method, run.summary["benchmarks"][benchmark])
+            for method, runs in self.methods.items()
+            for run in runs
+            if benchmark in run.summary["benchmarks"]
+        ]
+
+    def pinned(self, method: str, benchmark: str) -> bool:
+        """Whether no evaluation of the method was made of other files than the benchmark's own."""
+        return not any(other_files(entry) for name, entry in self.entries(benchmark) if name == method)
+
+    def whole(self, method: str, benchmark: str, metric: str) -> bool:
+        """Whether a figure is of everything that it is about, and of the benchmark that it is called by."""
+        return not self.coverage[method][benchmark][metric].partial and self.pinned(method, benchmark)
+
+
+def other_files(entry: Mapping[str, Any]) -> str:
+    """What an evaluation notes about files that are not the pinned benchmark's; "" where they are, or nothing is pinned."""
+    told = [str(note).removeprefix(NOT_PINNED).removeprefix(" (pins=note)").lstrip(": ") for note in entry.get("notes") or ()
+            if str(note).startswith(NOT_PINNED)]  # fmt: skip
+    return "; ".join(told) or ("other files" if entry.get("pinned") is False else "")
 
 
 def read(named: Sequence[Named], baseline: str | None = None) -> Evaluations:
     """Read evaluation directories and test each method against the baseline (None: the first method).
 
     Raises:
-        ConfigError: a directory holds no finished evaluation, or no evaluation is of the baseline.
+        ConfigError: a directory holds no finished evaluation, no evaluation is of the baseline, or one is given as two seeds.
     """
     methods: dict[str, list[Evaluated]] = {}
     for one in named:
         methods.setdefault(one.method, []).append(read_evaluation(one.directory))
+    for runs in methods.values():
+        refuse_twins([run.directory for run in runs], [run.rows for run in runs])
     against = baseline if baseline in methods else next(iter(methods))
     if baseline is not None and baseline not in methods:
         raise ConfigError("baseline", repr(baseline), f"one of {', '.join(methods)}", "Give an evaluation of it, or another baseline.")
     benchmarks = tuple(dict.fromkeys(name for runs in methods.values() for run in runs for name in run.summary["benchmarks"]))
-    estimates = {method: {name: _estimates(runs, name) for name in benchmarks} for method, runs in methods.items()}
     tests: dict[str, dict[tuple[str, str], Mapping[str, Any]]] = {}
-    untested = ""
+    untested, unlike = [], []
     for method in [name for name in methods if name != against]:
         try:
-            entries = compare(methods[against], methods[method])
+            entries = compare(methods[against], methods[method], (against, method))
         except ConfigError as error:
-            untested = f"{method} is not tested against {against}: {error}"
+            untested.append(f"{method} is not tested against {against}: {error}")
             continue
         tests[method] = {(entry["benchmark"], entry["metric"]): entry for entry in entries}
-    return Evaluations({name: tuple(runs) for name, runs in methods.items()}, benchmarks, against, estimates, tests, untested)
+        unlike += [f"{method} against {against}: {told}" for told in cautions(entries)]
+    return Evaluations(
+        methods={name: tuple(runs) for name, runs in methods.items()},
+        benchmarks=benchmarks,
+        baseline=against,
+        estimates={method: {name: _estimates(runs, name) for name in benchmarks} for method, runs in methods.items()},
+        coverage={method: {name: _coverage(runs, name) for name in benchmarks} for method, runs in methods.items()},
+        tests=tests,
+        untested=tuple(untested),
+        cautions=tuple(unlike),
+    )
 
 
 def methods_of(directories: Sequence[tuple[Path, str]]) -> list[Named]:
@@ -127,20 +140,37 @@ def methods_of(directories: Sequence[tuple[Path, str]]) -> list[Named]:
     return found
 
 
+def _shared(runs: Sequence[Evaluated], benchmark: str) -> tuple[list[list[Row]], int]:
+    """(the rows of each evaluation that has the benchmark, on the questions that all answered; questions of the benchmark)."""
+    having = [run for run in runs if benchmark in run.summary["benchmarks"]]
+    if not having:
+        return [], 0
+    shared = sorted(set.intersection(*(set(run.rows[benchmark]) for run in having)))
+    questions = max(int(run.summary["benchmarks"][benchmark]["questions"]) for run in having)
+    return [[run.rows[benchmark][uid] for uid in shared] for run in having], questions
+
+
 def _estimates(runs: Sequence[Evaluated], benchmark: str) -> dict[str, Estimate]:
     """One evaluation's own figures; of several the mean over seeds on the questions that all answered."""
     having = [run for run in runs if benchmark in run.summary["benchmarks"]]
     if len(having) == 1:
         metrics = having[0].summary["benchmarks"][benchmark]["metrics"]
         return {name: _estimate(found) for name, found in metrics.items()}
-    if not having:
-        return {}
-    shared = sorted(set.intersection(*(set(run.rows[benchmark]) for run in having)))
-    result = {}
-    for name, quantity in BY_NAME.items():
-        pairs = [quantity.arrays([run.rows[benchmark][uid] for uid in shared]) for run in having]
-        result[name] = over_seeds(Seeds(np.stack([v for v, _ in pairs]), np.stack([w for _, w in pairs]))) if shared else NOTHING
-    return result
+    seeds, _ = _shared(runs, benchmark)
+    return {name: over_seeds(stacked(seeds, quantity)) if seeds[0] else NOTHING for name, quantity in BY_NAME.items()} if seeds else {}
+
+
+def _coverage(runs: Sequence[Evaluated], benchmark: str) -> dict[str, Coverage]:
+    """Of every figure, on the same questions as `_estimates`; of several seeds the worst."""
+    seeds, questions = _shared(runs, benchmark)
+    if not seeds:
+        return dict.fromkeys(BY_NAME, Coverage(0, 0, 0))
+
+    def one(name: str, rows: Sequence[Row]) -> Coverage:
+        counted = BY_NAME[name].coverage(rows).counted
+        return Coverage(counted, sum(map(APPLIES.get(name, bool), rows)) + questions - len(rows), questions)
+
+    return {name: worst([one(name, rows) for rows in seeds]) for name in BY_NAME}
 
 
 def _estimate(found: Mapping[str, Any]) -> Estimate:
@@ -148,149 +178,54 @@ def _estimate(found: Mapping[str, Any]) -> Estimate:
     return Estimate(value, low, high, int(found.get("n") or 0))
 
 
-def tables(found: Evaluations) -> tuple[Table, ...]:
-    """One table per metric that was measured anywhere: methods down, benchmarks across, and their plain mean last; of a single
-    benchmark one table in all, metrics across."""
-    styles = method_styles(found.methods)
-    if len(found.benchmarks) == 1:
-        (name,) = found.benchmarks
-        metrics = [metric for metric in TABLES if any(_measured(found, method, name, metric) for method in found.methods)]
-        only = tuple(
-            (method, page_colour(styles[method][0]), tuple(_cell(found, method, name, metric) for metric in metrics))
-            for method in found.methods
-        )
-        return (Table(name, tuple(TABLES[metric] for metric in metrics), only),)
-    made = []
-    for metric, title in TABLES.items():
-        known = [name for name in found.benchmarks if any(_measured(found, method, name, metric) for method in found.methods)]
-        if not known:
-            continue
-        rows = tuple(
-            (
-                method,
-                page_colour(styles[method][0]),
-                tuple(_cell(found, method, name, metric) for name in known) + _mean(found, method, known, metric),
-            )
-            for method in found.methods
-        )
-        made.append(Table(title, (*known, *([MEAN] if len(known) > 1 else [])), rows))
-    return tuple(made)
+def over_benchmarks(found: Evaluations, method: str, benchmarks: Sequence[str], metric: str) -> tuple[Estimate, Coverage]:
+    """The plain mean of a figure over benchmarks with its bootstrap interval, each benchmark resampled on its own, and its coverage.
+
+    NaN where the method has no figure on one of them: a mean over others could not be compared.
+    """
+    covered = together([found.coverage[method][name][metric] for name in benchmarks])
+    if len(benchmarks) == 1:
+        return found.estimate(method, benchmarks[0], metric), covered
+    if not benchmarks or not all(found.measured(method, name, metric) for name in benchmarks):
+        return NOTHING, covered
+    samples = []
+    for index, name in enumerate(benchmarks):
+        seeds = stacked(_shared(found.methods[method], name)[0], BY_NAME[metric])
+        generator = np.random.default_rng([SEED, index])
+        questions = seeds.values.shape[1]
+        draws = generator.multinomial(questions, np.full(questions, 1 / questions), size=RESAMPLES).astype(float)
+        samples.append(seeds.resampled(draws, generator))
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.nanpercentile(np.mean(samples, axis=0), [tail, 100 - tail])
+    value = float(np.mean([found.estimate(method, name, metric).value for name in benchmarks]))
+    return Estimate(value, float(low), float(high), covered.counted), covered
 
 
-def _measured(found: Evaluations, method: str, benchmark: str, metric: str) -> bool:
-    estimate = found.estimates[method][benchmark].get(metric, NOTHING)
-    return not math.isnan(estimate.value)
+def warnings(found: Evaluations) -> tuple[str, ...]:
+    """Evaluations that are not whole, or not of the benchmark that they are called by, one sentence each."""
+    told = []
+    for name in found.benchmarks:
+        for method, entry in found.entries(name):
+            if other := other_files(entry):
+                told.append(f"{method}, {spoken(name)}: not the pinned benchmark ({other}).")
+            if float(entry.get("coverage", 1.0)) < 1.0:
+                scored, asked = int(entry.get("scored") or 0), int(entry["questions"])
+                told.append(f"{method}, {spoken(name)}: partial, {scored:,} of {asked:,} questions scored.")
+    return tuple(dict.fromkeys(told))
 
 
-def _cell(found: Evaluations, method: str, benchmark: str, metric: str) -> Cell:
-    estimate = found.estimates[method][benchmark].get(metric, NOTHING)
-    if math.isnan(estimate.value):
-        return Cell("–", coverage=_coverage(found, method, benchmark))
-    interval = "" if math.isnan(estimate.low) else f"{100 * estimate.low:.1f}, {100 * estimate.high:.1f}"
-    mark, why = _mark(found.tests.get(method, {}).get((benchmark, metric)), BY_NAME[metric].better, found.baseline)
-    return Cell(f"{100 * estimate.value:.1f}", interval, mark, why, _coverage(found, method, benchmark))
+def power(found: Evaluations) -> tuple[str, ...]:
+    """Where no difference was found: how large one would have had to be, one sentence for each method and figure."""
+    lines = []
+    for method, tests in found.tests.items():
+        for metric in POWER:
+            parts = [f"{spoken(name)}: {told}" for name in found.benchmarks
+                     if (name, metric) in tests and (told := power_words(tests[name, metric]))]  # fmt: skip
+            if parts:
+                lines.append(f"{method} against {found.baseline}, {spoken(metric)}, no difference found. {'; '.join(parts)}.")
+    return tuple(lines)
 
 
-def _mark(entry: Mapping[str, Any] | None, better: int, baseline: str) -> tuple[str, str]:
-    """("better" | "worse" | "", what the test says). With a p value Holm's decides, without one the difference's interval."""
-    if entry is None:
-        return "", ""
-    p = entry.get("p_holm", entry.get("p"))
-    differs = p < ALPHA if p is not None else excludes_zero(entry)
-    moved = 100 * entry["difference"]["value"]
-    told = f"{moved:+.1f} points to {baseline} on {entry['shared']} shared questions; {entry.get('test', 'paired bootstrap')}"
-    told += f", p = {p:.2g} after Holm's correction" if p is not None else ""
-    if not differs or not better or moved == 0:
-        return "", told
-    return ("better" if moved * better > 0 else "worse"), told
-
-
-def _coverage(found: Evaluations, method: str, benchmark: str) -> str:
-    """`412 of 500` where a question was not generated or not scored: a partial evaluation is never printed as a whole one."""
-    entries = [run.summary["benchmarks"][benchmark] for run in found.methods[method] if benchmark in run.summary["benchmarks"]]
-    if not entries:
-        return "not evaluated"
-    worst = min(entries, key=lambda entry: float(entry.get("coverage", 1.0)))
-    if float(worst.get("coverage", 1.0)) >= 1.0:
-        return ""
-    return f"{worst.get('scored', worst.get('generated', '?'))} of {worst.get('questions', '?')}"
-
-
-def _mean(found: Evaluations, method: str, benchmarks: Sequence[str], metric: str) -> tuple[Cell, ...]:
-    """The mean over benchmarks, only where the method has all of them: a mean over others could not be compared."""
-    if len(benchmarks) < 2:
-        return ()
-    values = [found.estimates[method][name].get(metric, NOTHING).value for name in benchmarks]
-    return (Cell("–" if any(map(math.isnan, values)) else f"{100 * float(np.mean(values)):.1f}"),)
-
-
-def bars(found: Evaluations, style: Mapping[Any, Any] = PAGE_STYLE) -> Plot | None:
-    """Bars with 95% intervals, one group per benchmark and one panel per metric (the paper's Fig. 3)."""
-    metrics = [m for m in BARS if any(_measured(found, method, name, m) for method in found.methods for name in found.benchmarks)]
-    if not metrics:
-        return None
-    styles, places = method_styles(found.methods), np.arange(len(found.benchmarks))
-    width, ink, alone = 0.8 / len(found.methods), style.get("text.color", "#333333"), len(places) == 1
-    shape = (1, len(metrics)) if alone else (len(metrics), 1)
-    size = (2.5 * len(metrics) + 0.8, 2.9) if alone else (max(7.0, 1.5 * len(places) + 2), 2.0 * len(metrics) + 0.8)
-    with rc_context({**style, "font.size": 10}):
-        figure = Figure(figsize=size, layout="constrained")
-        for axis, metric in zip(np.atleast_1d(figure.subplots(*shape, sharex=not alone)), metrics, strict=True):
-            for index, method in enumerate(found.methods):
-                known = [found.estimates[method][name].get(metric, NOTHING) for name in found.benchmarks]
-                values = np.array([100 * one.value for one in known])
-                spread = np.maximum([[v - 100 * one.low, 100 * one.high - v] for v, one in zip(values, known, strict=True)], 0).T
-                axis.bar(places + (index - (len(found.methods) - 1) / 2) * width, values, 0.92 * width,
-                         color=styles[method][0], label=method, yerr=spread, error_kw={"elinewidth": 1.1, "ecolor": ink})  # fmt: skip
-            axis.set_title(TABLES[metric], loc="left", fontsize=10)
-            axis.grid(axis="y", linewidth=0.8)
-            axis.set_axisbelow(True)
-            axis.tick_params(length=0)
-            axis.set_xticks([] if alone else places, [] if alone else [name.replace("_", " ") for name in found.benchmarks])
-        handles, labels = axis.get_legend_handles_labels()
-        if len(labels) > 1:
-            figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 4), frameon=False)
-    return Plot(
-        "Benchmarks",
-        f"{f'{found.benchmarks[0]}: ' if alone else ''}Bars with 95% intervals; arrows in the tables say where a test finds a difference.",
-        figure,
-        "benchmarks",
-    )
-
-
-def headline(found: Evaluations) -> str:
-    """How many right answers rest on a false sentence, of the method that has fewest: the number that accuracy hides. "" unmeasured."""
-    shares = {}
-    for method in found.methods:
-        known = [found.estimates[method][name].get("right_for_a_false_reason", NOTHING) for name in found.benchmarks]
-        known = [one for one in known if not math.isnan(one.value)]
-        if known:
-            shares[method] = sum(one.value * one.count for one in known) / max(sum(one.count for one in known), 1)
-    if not shares:
-        return ""
-    told = " · ".join(f"{method} {100 * share:.1f}%" for method, share in shares.items())
-    return f"Right answers whose reasoning holds a sentence that is false of the image: {told}."
-
-
-def markdown(found: Evaluations) -> str:
-    """The tables for a paper, one per metric; arrows where a test finds a difference to the baseline."""
-    lines: list[str] = []
-    for table in tables(found):
-        lines += [f"**{table.title}**", "", f"| method | {' | '.join(table.columns)} |", "|---|" + "---:|" * len(table.columns)]
-        for method, _, cells in table.rows:
-            texts = [
-                f"{c.value}{f' [{c.interval}]' if c.interval else ''}{ARROWS[c.mark]}{f' ({c.coverage})' if c.coverage else ''}"
-                for c in cells
-            ]
-            lines.append(f"| {method} | {' | '.join(texts)} |")
-        lines.append("")
-    lines.append(
-        f"▲ better and ▼ worse than {found.baseline} at level {ALPHA:g} (McNemar's exact test with Holm's correction for accuracy and IR, "
-    )
-    lines[-1] += (
-        "paired bootstrap otherwise). In round brackets: questions scored, where some are missing. 95% intervals in square brackets."
-    )
-    return "\n".join([*lines, *([found.untested] if found.untested else [])]) + "\n"
-
-
-ARROWS = {"better": " ▲", "worse": " ▼", "": ""}
+def spoken(name: str) -> str:
+    """A benchmark's or figure's name in words."""
+    return name.replace("_", " ")

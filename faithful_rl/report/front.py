@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib import rc_context
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from faithful_rl.metrics import TRAIN_ACCURACY, TRAIN_INCONSISTENCY_RATE, constraint_metric, constraint_names, read_metrics
 from faithful_rl.report.comparison import WARM_START, Comparison, method_of
 from faithful_rl.report.plots import Groups, Rows, constraint_colours, series
-from faithful_rl.report.styles import STYLE, method_styles
+from faithful_rl.report.styles import STYLE, legend_columns, method_styles, row_major
 from faithful_rl.run_directory import DECODING_LABELS, METRICS
 
 WAY_POINTS = 10  # stretches of the steps that a method's way is drawn through
@@ -38,7 +38,8 @@ def draw(
         if moving:
             _multipliers(axes[-1], moving)
         handles, labels = axes[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=min(len(labels), 5), frameon=False)
+        columns = legend_columns(labels, figure.get_figwidth(), 5)
+        figure.legend(row_major(handles, columns), row_major(labels, columns), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -49,7 +50,7 @@ def draw_training(groups: Groups, style: Mapping[Any, Any] = STYLE) -> Figure | 
     """
     styles = method_styles(groups)
     with rc_context({**style, "font.size": 10}):
-        figure = Figure(figsize=(6.4, 4.4), layout="constrained")
+        figure = Figure(figsize=(6.4, 5.2), layout="constrained")
         axis = figure.add_subplot()
         drawn = [_way(axis, method, runs, *styles[method]) for method, runs in groups.items()]
         if not any(drawn):
@@ -61,7 +62,9 @@ def draw_training(groups: Groups, style: Mapping[Any, Any] = STYLE) -> Figure | 
         axis.set_axisbelow(True)
         axis.tick_params(length=0)
         if len(groups) > 1:
-            figure.legend(*axis.get_legend_handles_labels(), loc="outside lower center", ncols=min(len(groups), 4), frameon=False)
+            handles, labels = axis.get_legend_handles_labels()
+            columns = legend_columns(labels, figure.get_figwidth())
+            figure.legend(row_major(handles, columns), row_major(labels, columns), loc="outside lower center", ncols=columns, frameon=False)
     return figure
 
 
@@ -123,13 +126,20 @@ def _outcome(axis: Axes, comparison: Comparison, decoding: str) -> None:
         accuracy, inconsistency = found["accuracy"], found["inconsistency_rate"]
         colour, marker = styles[method]
         x, y = 100 * inconsistency.value, 100 * accuracy.value
+        covered = comparison.coverage[decoding][method]
+        missing = [
+            f"{name} {covered[key].text}" for key, name in (("accuracy", "accuracy"), ("inconsistency_rate", "IR")) if covered[key].partial
+        ]
         if start is not None and method != WARM_START:
             origin = (100 * start["inconsistency_rate"].value, 100 * start["accuracy"].value)
             axis.annotate("", (x, y), origin, arrowprops={"arrowstyle": "-", "color": colour, "alpha": 0.45, "linewidth": 1.5})
         across = [[x - 100 * inconsistency.low], [100 * inconsistency.high - x]]
         upward = [[y - 100 * accuracy.low], [100 * accuracy.high - y]]
+        edges = {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.6} if missing else {"markeredgecolor": "white"}
         axis.errorbar(x, y, xerr=np.maximum(across, 0), yerr=np.maximum(upward, 0), fmt=marker, color=colour, markersize=9, label=method,
-                      markeredgecolor="white", elinewidth=1.2, capsize=2, zorder=3)  # fmt: skip
+                      elinewidth=1.2, capsize=2, zorder=3, **edges)  # fmt: skip
+        if missing:  # a point that is not of all answers is hollow, and says of how many it is
+            axis.annotate(", ".join(missing), (x, y), (9, 7), textcoords="offset points", fontsize=8, color=rcParams["text.color"])
         each = comparison.per_seed[decoding][method]
         if len(each["accuracy"]) > 1:
             axis.scatter(100 * np.array(each["inconsistency_rate"]), 100 * np.array(each["accuracy"]), s=14, marker=marker, color=colour,

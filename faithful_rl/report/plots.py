@@ -26,12 +26,20 @@ from faithful_rl.metrics import (
     constraint_names,
     train_metric,
 )
-from faithful_rl.report.styles import COLOUR_OF, COLOURS, INK, OTHER_STYLES, PAGE_STYLE, as_svg, method_styles
+from faithful_rl.report.styles import COLOUR_OF, COLOURS, INK, OTHER_STYLES, PAGE_STYLE, as_svg, method_styles, row_major
 
 Rows = Sequence[Mapping[str, float]]
 Groups = Mapping[str, Sequence[Rows]]  # method -> rows of each of its runs
 
-PHASES = ("gen", "old_log_prob", "ref", "adv", "update_actor", "update_weights")
+# verl's name of a phase of a step -> what a reader calls it.
+PHASES = {
+    "gen": "generation",
+    "old_log_prob": "log-probabilities",
+    "ref": "log-probabilities of the reference",
+    "adv": "advantages",
+    "update_actor": "update of the policy",
+    "update_weights": "new weights to the sampler",
+}
 EXPOSED = "waiting for judges"
 WINDOW = 5  # steps of the running mean
 
@@ -84,7 +92,7 @@ def draw_all(groups: Groups, style: Mapping[Any, Any] = PAGE_STYLE) -> list[Plot
             for title, metric in (("Accuracy", TRAIN_ACCURACY), ("Inconsistency rate", TRAIN_INCONSISTENCY_RATE)):
                 drawn.append(_plot(title, f"Rollouts of each training step, T=1. {shown}", _curves(metric, groups), percent=True))
         drawn += [_constraint(name, groups, lone) for name in dict.fromkeys((*CONSTRAINT_SIGNALS, *constraint_colours(groups)))]
-        drawn += [_violations(groups, lone), _multipliers(groups, lone), _coverage(groups, lone)]
+        drawn += [*_violations(groups, lone), _multipliers(groups, lone), _coverage(groups, lone)]
         caption = "Non-trivial ones: padding with easy truths would show here."
         drawn.append(_plot("Sentences per trace", caption, _curves(TRAIN_SENTENCE_COUNT, groups)))
         drawn.append(_plot("Tokens per response", "Mean length of a response.", _curves(TRAIN_RESPONSE_TOKENS, groups)))
@@ -132,43 +140,45 @@ def _constraint(name: str, groups: Groups, lone: bool) -> Plot | None:
     what = "Masked batch mean c" if constrained or own else "Mean over scored rollouts"
     caption = f"{what}; the dotted line is the threshold τ." if thresholds else f"{what}."
     symbol = f" ({SYMBOLS[name]})" if name in SYMBOLS else ""
-    return _plot(f"{_title(name)}{symbol}", caption, curves, thresholds=thresholds, percent=not own)
+    return _plot(f"{_title(name)}{symbol}", caption, curves, thresholds=thresholds, percent=not own, name=name)
 
 
 def _title(name: str) -> str:
     return name.replace("_", " ").capitalize()
 
 
-def _violations(groups: Groups, lone: bool) -> Plot | None:
-    """tau - c of each constraint in a single run; in a comparison the sum of what is violated, one curve per method."""
+def _violations(groups: Groups, lone: bool) -> list[Plot | None]:
+    """tau - c of each constraint: one panel in a single run; in a comparison the sum of what is violated and a panel for each constraint,
+    one curve per method."""
     if lone:
         curves = []
         for name, colour in constraint_colours(groups).items():
             curves += _curves(constraint_metric(name, "violation"), groups, name.replace("_", " "), colour)
-        return _plot("Violations", "τ - c: above zero the constraint is violated and its multiplier rises.", curves, zero=True)
+        return [_plot("Violations", "τ - c: above zero the constraint is violated and its multiplier rises.", curves, zero=True)]
+    caption = "τ - c: above zero the constraint is violated. Methods without it have no curve."
+    return [
+        _violated(groups),
+        *(
+            _plot(f"Violation: {name.replace('_', ' ')}", caption, _curves(constraint_metric(name, "violation"), groups), zero=True)
+            for name in constraint_colours(groups)
+        ),
+    ]
+
+
+def _violated(groups: Groups) -> Plot | None:
+    """Sum over constraints of what is violated, one curve per method."""
     names = [constraint_metric(name, "violation") for name in constraint_colours(groups)]
-    summed = {
-        method: [
-            [
-                {"step": row["step"], "violation": sum(max(row[name], 0.0) for name in names if name in row)}
-                for row in rows
-                if names_in(row, names)
-            ]
+    styles, curves = method_styles(groups), []
+    for method, runs in groups.items():
+        summed = [
+            [{"step": row["step"], "violation": sum(max(row[n], 0.0) for n in names if n in row)} for row in rows if names_in(row, names)]
             for rows in runs
         ]
-        for method, runs in groups.items()
-    }
-    curves = _curves("violation", {method: [rows for rows in runs if rows] for method, runs in summed.items() if any(runs)})
-    curves = [
-        Curve(curve.label, curve.runs, method_styles(groups)[method][0])
-        for curve, method in zip(curves, [m for m, r in summed.items() if any(r)], strict=True)
-    ]
-    return _plot(
-        "Violation",
-        "Sum over constraints of what is missing to their thresholds; methods without constraints have none.",
-        curves,
-        zero=True,
-    )
+        known = tuple(series(rows, "violation") for rows in summed if rows)
+        if known:
+            curves.append(Curve(_key(method), known, styles[method][0]))
+    caption = "Sum over constraints of what is missing to their thresholds; methods without constraints have none."
+    return _plot("Violation", caption, curves, zero=True)
 
 
 def names_in(row: Mapping[str, float], names: Sequence[str]) -> bool:
@@ -251,8 +261,9 @@ def _plot(
     percent: bool = False,
     zero: bool = False,
     top: bool = False,
+    name: str = "",
 ) -> Plot | None:
-    """`zero` draws the line at 0; `top` keeps 100% in sight."""
+    """`zero` draws the line at 0; `top` keeps 100% in sight; `name` is that of its file, made of the title where it is not given."""
     curves = [curve for curve in curves if any(np.isfinite(values).any() for _, values in curve.runs)]
     if not curves:
         return None
@@ -268,14 +279,18 @@ def _plot(
         axes.plot(steps, scale * mean, "--" if curve.dashed else "-", color=curve.colour, linewidth=2.2, label=curve.label or None)
     for threshold in thresholds:
         axes.axhline(scale * threshold, color=ink, linewidth=1.2, linestyle=(0, (1.5, 2.5)))
-        axes.annotate(f"τ {scale * threshold:g}", (0.01, scale * threshold), xycoords=("axes fraction", "data"), ha="left", va="bottom",
-                      color=ink, fontsize=8)  # fmt: skip
+        # beside the panel, where neither curves nor the axis run through it
+        axes.annotate(f"τ = {scale * threshold:g}", (1.015, scale * threshold), xycoords=("axes fraction", "data"), ha="left", va="center",
+                      color=ink, fontsize=9)  # fmt: skip
     if zero:
         axes.axhline(0.0, color=ink, linewidth=1.0)
     if top:
         axes.set_ylim(min(axes.get_ylim()[0], 88.0), 101.0)
+    elif percent:  # a share is never below 0 or above 100, and neither is its axis
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -1.0), min(high, 101.0))
     _finish(axes, "%" if percent else "")
-    return Plot(title, caption, figure, re.sub(r"\W+", "-", title.lower()))
+    return Plot(title, caption, figure, re.sub(r"[\W_]+", "-", (name or title).lower()).strip("-"))
 
 
 def _finish(axes: Axes, unit: str) -> None:
@@ -313,21 +328,22 @@ def _step_time(groups: Groups) -> Plot | None:
     seconds = {method: found for method, found in seconds.items() if found}
     if not seconds:
         return None
-    figure = Figure(figsize=(4.6, 1.7 + 0.4 * len(seconds)), layout="constrained")
+    figure = Figure(figsize=(4.6, 2.1 + 0.4 * len(seconds)), layout="constrained")
     axes = figure.add_subplot()
     left = np.zeros(len(seconds))
-    for index, phase in enumerate((*PHASES, EXPOSED)):
+    for index, (phase, words) in enumerate([*PHASES.items(), (EXPOSED, EXPOSED)]):
         widths = np.array([found.get(phase, 0.0) for found in seconds.values()])
         if widths.any():
             colour = COLOURS[index] if index < len(COLOURS) else OTHER_STYLES[2][0]
-            axes.barh(list(seconds), widths, left=left, height=0.55, color=colour, label=phase.replace("_", " "))
+            axes.barh(list(seconds), widths, left=left, height=0.55, color=colour, label=words)
             left += widths
     axes.set_xlabel("seconds of a step")
     axes.tick_params(length=0)
     axes.invert_yaxis()
     if list(seconds) == [""] or len(groups) == 1:
         axes.set_yticks([])
-    figure.legend(loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    handles, labels = axes.get_legend_handles_labels()
+    figure.legend(row_major(handles, 2), row_major(labels, 2), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
     return Plot("Where the time goes", "Mean seconds of the phases of a step, the first step left out.", figure, "time")
 
 

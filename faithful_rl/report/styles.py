@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
 from faithful_rl.metrics import CONSTRAINT_SIGNALS
+
+T = TypeVar("T")
 
 # Okabe and Ito's.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
@@ -73,6 +75,20 @@ def method_styles(methods: Iterable[str]) -> dict[str, tuple[str, str]]:
 def page_colour(colour: str) -> str:
     """A colour as a page writes it: its variable, which is lighter on dark, where it has one."""
     return _VARIABLES.get(colour.lower(), colour)
+
+
+def row_major(handles: Sequence[T], columns: int) -> list[T]:
+    """Handles of a legend so that it reads from left to right: matplotlib fills the columns of a legend one after the other.
+
+    Its first columns are the longer ones, as in a table whose last line is not full.
+    """
+    rows = -(-len(handles) // columns)
+    return [handles[row * columns + column] for column in range(columns) for row in range(rows) if row * columns + column < len(handles)]
+
+
+def legend_columns(labels: Sequence[str], inches: float, most: int = 4) -> int:
+    """How many columns of these labels fit below a figure of that width: about ten signs to the inch, five for a handle and its space."""
+    return max(1, min(len(labels), most, int(10 * inches) // (max(map(len, labels), default=0) + 5)))
 
 
 def as_svg(figure: Figure, name: str) -> str:

@@ -4,7 +4,8 @@ The task reward of a design is a weighted sum of tag scores and of the answer's 
 
     tanh(number of different sentences in it) - tanh(number of repeated sentences in it)
 
-over all of its complete blocks together; 0 without one. Two sentences are the same when they differ in case and white space only.
+over all of its complete blocks together; 0 without one. A block counts at its place only: description, think, rethink and answer inside no
+other of the design's blocks, visual spans inside a think block. Two sentences are the same when they differ in case and white space only.
 Whether a sentence is true plays no part. `paper` is not one of the six: it is Faithful GRPO's own R_task.
 """
 
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -27,9 +28,9 @@ TAG_COLUMNS = tuple(f"{tag}_tag" for tag in TAGS)  # scores in (-1, 1), 0 where 
 CREDIT_COLUMN = "answer_credit"  # the answer's part before its weight, in [0, 1]; 0 under `paper`
 COLUMNS = (*TAG_COLUMNS, CREDIT_COLUMN)
 
-EXACT, PARTIAL, PRESENT = "exact", "partial", "present"  # how an answer is scored: R_acc, partial credit, an answer block is there
+EXACT, PARTIAL, PRESENT = "exact", "partial", "present"  # how an answer is scored: R_acc, partial credit, an answer block holds text
 
-_VISUAL_TAG = re.compile(r"</?visual>")
+_ANY_TAG = re.compile(rf"</?(?:{'|'.join((*TAGS, 'answer'))})>")
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,9 +94,17 @@ def get(name: str) -> Design | None:
     return None if name == "paper" else DESIGNS[name]
 
 
-def tag_score(text: str, tag: str) -> float:
-    """tanh(different sentences) - tanh(repeated sentences) over every complete `tag` block of a response, in (-1, 1)."""
-    sentences = [sentence for content in response.contents(text, tag) for sentence in _sentences(content)]
+def tag_contents(design: Design, text: str) -> dict[str, tuple[str, ...]]:
+    """Contents of each of the design's tags, `answer` among them, where they stand at their place."""
+    found = response.placed(text, design.blocks)
+    if "visual" in design.weights:
+        found["visual"] = tuple(span for block in found["think"] for span in response.contents(block, "visual"))
+    return found
+
+
+def tag_score(contents: Sequence[str]) -> float:
+    """tanh(different sentences) - tanh(repeated sentences) over all blocks of one tag together, in (-1, 1); 0 for none."""
+    sentences = [sentence for content in contents for sentence in _sentences(content)]
     different = len(set(sentences))
     return math.tanh(different) - math.tanh(len(sentences) - different)
 
@@ -108,13 +117,15 @@ def answer_score(design: Design, parsed: ParsedResponse, truth: str, options: tu
         case "partial":
             return credit_score(parsed.answer, truth, options, gold_index)
         case "present":
-            return Score(float(parsed.answer is not None))
+            # Tags are all that this design pays for, so that its answer has to be one: at its place, and not blank.
+            return Score(float(any(_ANY_TAG.sub("", content).strip() for content in tag_contents(design, parsed.text)["answer"])))
     raise ValueError(f"unknown way to score an answer {design.answer!r}")
 
 
 def design_scores(design: Design, parsed: ParsedResponse, truth: str, options: tuple[str, ...], gold_index: int) -> dict[str, Score]:
     """`task`, the weighted sum, and the parts that it is made of, by the names in `COLUMNS`."""
-    tags = {tag: tag_score(parsed.text, tag) for tag in design.weights}
+    contents = tag_contents(design, parsed.text)
+    tags = {tag: tag_score(contents[tag]) for tag in design.weights}
     credit = answer_score(design, parsed, truth, options, gold_index)
     task = sum(weight * tags[tag] for tag, weight in design.weights.items()) + design.answer_weight * (credit.value or 0.0)
     columns = {f"{tag}_tag": Score(tags.get(tag, 0.0)) for tag in TAGS}
@@ -122,6 +133,6 @@ def design_scores(design: Design, parsed: ParsedResponse, truth: str, options: t
 
 
 def _sentences(content: str) -> list[str]:
-    """Sentences of a block in one spelling; the tags of visual spans inside a think block are no text."""
-    plain = _VISUAL_TAG.sub(" ", content)
+    """Sentences of a block in one spelling; tags inside it, such as those of visual spans, are no text."""
+    plain = _ANY_TAG.sub(" ", content)
     return [" ".join(sentence.text.casefold().split()) for sentence in split(plain)]

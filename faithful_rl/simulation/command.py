@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields
@@ -11,27 +12,27 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from faithful_rl.compose import RECIPES
 from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
+from faithful_rl.config.run_size import RunSize, check_run_size, run_size_warnings
 from faithful_rl.constraints import ConstrainedProblem
+from faithful_rl.overrides import GROUP, is_file, merged, packaged, read_constraints
 from faithful_rl.simulation.policy import ToySettings
 from faithful_rl.simulation.traces import ADVICE, Summary, as_json, simulate, summarise
 
 EXIT_USAGE = 2
-GROUP = RECIPES / "constraints"
 OWN_KEYS = {"constraints": "fgrpo", "steps": "200", "seed": "0", "out": "outputs/simulation"}
 HELP = """keys
-  constraints=NAME         a file of faithful_rl/recipes/constraints (default: fgrpo)
+  constraints=NAME         a file of faithful_rl/recipes/constraints (default: fgrpo), or the path of one of your own
   steps=200  seed=0        of the simulation
   out=DIR                  where traces.png, traces.svg and traces.json go (default: outputs/simulation)
   model.KEY=VALUE          the toy policy, see faithful_rl/simulation/policy.py: rate, drift, lag, start, accuracy, applicable, rollouts,
                            ceiling (of the judge), failures (of the judge)
-  faithful_rl.KEY=VALUE    any key of the constraints, as for faithful_rl.main
+  faithful_rl.KEY=VALUE    any key of the constraints, as for faithful_rl.main (also with + or ~ before it). Rollouts are spread evenly
+                           over the sources that have thresholds of their own (by_source) and one other
 
 examples
   python -m faithful_rl.constraints simulate
@@ -66,19 +67,14 @@ def run(words: Sequence[str]) -> int:
     typed = _typed(own["constraints"], overrides)
     toy = _toy(model)
     steps, seed = _whole("steps", own["steps"], 2), _whole("seed", own["seed"], 0)
+    size = RunSize(steps, toy.rollouts, longer="raise steps", larger="raise model.rollouts")
+    check_run_size(typed, size)
     constraints = {name: asdict(constraint) for name, constraint in typed.constraints.items()}
-    for name, constraint in typed.constraints.items():
-        if constraint.by_source:
-            raise ConfigError(
-                f"faithful_rl.constraints.{name}.by_source",
-                "thresholds by source",
-                "none: the toy policy has one source",
-                "Leave them out.",
-            )
     problem = ConstrainedProblem.from_settings(constraints, typed.coverage_floor, typed.constraint_patience)
     problem.set_ceilings(dict.fromkeys(typed.constraints, toy.ceiling))
     traces = simulate(problem, toy, steps, seed)
-    summaries = [summarise(trace, typed.constraints[name].multiplier.maximum) for name, trace in traces.items()]
+    multipliers = {name: constraint.multiplier for name, constraint in typed.constraints.items()}
+    summaries = [summarise(trace, multipliers[name].maximum, multipliers[name].kind) for name, trace in traces.items()]
     out = Path(own["out"])
     title = f"{own['constraints']}, toy policy. {' '.join(word for word in words if not word.startswith(('out=', 'constraints=')))}"
     _write(out, traces, title, as_json(traces, summaries, toy, seed))
@@ -86,36 +82,43 @@ def run(words: Sequence[str]) -> int:
     console.print(table(summaries, steps))
     for verdict in dict.fromkeys(one.verdict for one in summaries if one.verdict in ADVICE):
         console.print(f"{verdict}: {ADVICE[verdict]}", markup=False, highlight=False, soft_wrap=True)
-    for trace in traces.values():
-        for message in trace.messages:
-            console.print(message, markup=False, highlight=False)
+    told = [f"warning: {warning}" for warning in run_size_warnings(typed, size)]
+    for message in [*told, *(message for trace in traces.values() for message in trace.messages)]:
+        console.print(message, markup=False, highlight=False, soft_wrap=True)
     console.print(f"Traces: {out / 'traces.png'}, traces.svg and traces.json", markup=False, highlight=False, soft_wrap=True)
     return 0
 
 
 def table(summaries: Sequence[Summary], steps: int) -> Table:
-    """One row per constraint."""
-    result = Table(title=f"{steps} steps; means over the last quarter", title_justify="left", box=None)
+    """One row per constraint, 80 columns wide; what was not measured is a dash."""
+    result = Table(
+        title=f"{steps} steps; means over the last quarter", title_justify="left", box=None, collapse_padding=True, pad_edge=False
+    )
     for heading in ("constraint", "score", "τ", "held", "from", "λ", "swing", "highest", ""):
-        result.add_column(heading, justify="left" if heading in ("constraint", "") else "right", no_wrap=True)
+        words = heading in ("constraint", "")
+        result.add_column(heading, justify="left" if words else "right", no_wrap=heading != "constraint", overflow="fold")
     for one in summaries:
         result.add_row(
-            one.name, f"{one.score:.3g}", f"{one.threshold:.3g}", f"{100 * one.held:.0f}%", str(one.first_held or "–"),
+            one.name, _number(one.score, ".3g"), _number(one.threshold, ".3g"), _number(one.held, ".0%"), str(one.first_held or "–"),
             f"{one.multiplier:.2f}", f"{one.swing:.2f}", f"{one.highest:.2f}", one.verdict,
         )  # fmt: skip
     return result
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def _parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[str]]:
     own, model, overrides = dict(OWN_KEYS), dict[str, str](), list[str]()
     for word in words:
         key, separator, value = word.partition("=")
-        if not separator:
+        if not separator and not word.startswith("~"):
             raise ConfigError("command line", repr(word), "key=value", "See --help.")
         if key.startswith("model."):
             model[key.removeprefix("model.")] = value
-        elif key.startswith("faithful_rl."):
-            overrides.append(word.removeprefix("faithful_rl."))
+        elif key.lstrip("+~").startswith("faithful_rl."):
+            overrides.append(word)
         elif key in own:
             own[key] = value
         else:
@@ -123,24 +126,31 @@ def _parse(words: Sequence[str]) -> tuple[dict[str, str], dict[str, str], list[s
     return own, model, overrides
 
 
-def _typed(name: str, overrides: Sequence[str]) -> FaithfulRLConfig:
-    """The `faithful_rl` node with one constraints file and the user's overrides. Needs no verl, unlike a whole recipe."""
-    known = sorted(path.stem for path in GROUP.glob("*.yaml") if path.stem != "none")
-    if name not in known:
-        raise ConfigError("constraints", repr(name), "one of " + ", ".join(known), "See faithful_rl/recipes/constraints.")
-    try:
-        node = OmegaConf.merge(_group(name), OmegaConf.from_dotlist(list(overrides)), {"recipe": "simulation", "method": "fgrpo"})
-    except OmegaConfBaseException as error:
-        raise ConfigError("command line", str(error).splitlines()[0], "key=value", "Check the keys of the overrides.") from error
-    plain = OmegaConf.to_container(node)
-    return from_node({str(key): value for key, value in plain.items()} if isinstance(plain, dict) else {})
+def _typed(choice: str, words: Sequence[str]) -> FaithfulRLConfig:
+    """The `faithful_rl` node with one file of constraints and the user's words. Needs no verl, unlike a whole recipe."""
+    node = OmegaConf.merge(OmegaConf.structured(FaithfulRLConfig), _group(choice), {"recipe": "simulation", "method": "fgrpo"})
+    if not isinstance(node, DictConfig):
+        raise TypeError("the faithful_rl node is a mapping")
+    for word in [word for word in words if word.startswith("~")]:
+        name = word.removeprefix("~faithful_rl.constraints.")
+        if name not in node.constraints:
+            raise ConfigError(word, "nothing to leave out", f"~faithful_rl.constraints.NAME with one of {', '.join(node.constraints)}", "")
+        del node.constraints[name]
+    return from_node(merged(node, [word for word in words if not word.startswith("~")]))
 
 
-def _group(name: str) -> Any:
-    """A file of the group on top of the one it names in its defaults."""
-    node: dict[str, Any] = yaml.safe_load((GROUP / f"{name}.yaml").read_text(encoding="utf-8"))
-    defaults = [entry for entry in node.pop("defaults", []) if entry != "_self_"]
-    return OmegaConf.merge(*(_group(entry) for entry in defaults), node)
+def _group(choice: str) -> Any:
+    """A file of constraints, the package's by name or the user's by path, on top of those that it names in its defaults."""
+    if is_file(choice):
+        found = read_constraints(Path(choice).expanduser())
+    else:
+        known = [name for name in packaged() if name != "none"]
+        if choice not in known:
+            fix = "See faithful_rl/recipes/constraints."
+            raise ConfigError("constraints", repr(choice), f"one of {', '.join(known)}, or the path of a file of your own", fix)
+        found = yaml.safe_load((GROUP / f"{choice}.yaml").read_text(encoding="utf-8"))
+    defaults = [entry for entry in found.pop("defaults", []) if entry not in ("_self_", "none")]
+    return OmegaConf.merge(*(_group(entry) for entry in defaults), found)
 
 
 def _toy(model: Mapping[str, str]) -> ToySettings:

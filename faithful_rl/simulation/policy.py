@@ -89,6 +89,14 @@ class ToyPolicy:
             columns[constraint.column] = values
         return columns
 
+    def sources(self) -> npt.NDArray[np.object_] | None:
+        """(rollouts,) data source of each rollout, spread evenly over those that have thresholds of their own and one other; None where no
+        constraint asks. All sources have the same rates."""
+        named = sorted({source for constraint in self._constraints for source in constraint.by_source})
+        if not named:
+            return None
+        return np.array([[*named, "other"][number % (len(named) + 1)] for number in range(self._settings.rollouts)], dtype=object)
+
     def learn(self, multipliers: Mapping[str, float]) -> None:
         """One step with the multipliers that its advantages used."""
         own = self._settings

@@ -44,9 +44,8 @@ def pool_settings(judges: Mapping[str, Any], name: str) -> PoolSettings:
     Raises:
         ConfigError: as `faithful_rl.judge_pool.settings.from_mapping`.
     """
-    return from_mapping(
-        {"name": name, **{judge: {**judges[judge].get("options", {}), **_own(judges[judge])} for judge in JUDGES}}, "faithful_rl.judges"
-    )
+    own = {judge: {**judges[judge].get("options", {}), **_own(judges[judge])} for judge in JUDGES}
+    return from_mapping({"name": name, "start_seconds": judges["start_seconds"], **own}, "faithful_rl.judges")
 
 
 def start(judges: Mapping[str, Any]) -> RunningJudges:

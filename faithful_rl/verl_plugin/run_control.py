@@ -10,20 +10,10 @@ from typing import Any
 import ray
 from omegaconf import DictConfig, OmegaConf
 
+from faithful_rl import stop_request
 from faithful_rl.verl_plugin.watchdog import Watchdog
 
-STOP_FILE = "stop_requested"
 STORE_TIMEOUT = 60.0  # seconds; the store answers in milliseconds
-
-
-def request_stop(run_dir: Path, reason: str) -> None:
-    """Ask the run in `run_dir` to write a checkpoint at the end of the current step and to end. Any process may ask."""
-    (run_dir / STOP_FILE).write_text(reason, encoding="utf-8")
-
-
-def clear_stop(run_dir: Path) -> None:
-    """Forget a wish that an earlier start of this run has fulfilled."""
-    (run_dir / STOP_FILE).unlink(missing_ok=True)
 
 
 def settings_of(node: DictConfig | Mapping[str, Any]) -> dict[str, Any]:
@@ -50,4 +40,4 @@ class RunControl:
             ray.get(self.store.publish.remote(step, dict(multipliers)), timeout=STORE_TIMEOUT)
 
     def stop_requested(self) -> bool:
-        return (self.run_dir / STOP_FILE).exists()
+        return stop_request.stop_requested(self.run_dir)

@@ -25,9 +25,10 @@ from verl.utils.config import validate_config
 from faithful_rl.cluster_token import make_token
 from faithful_rl.config import ConfigError
 from faithful_rl.judge_pool.pool import PoolError
+from faithful_rl.stop_request import clear_stop, request_stop
 from faithful_rl.verl_plugin import judge_usage, judge_workers, multiplier_store, plugin, reference_policy, worker_logs
 from faithful_rl.verl_plugin.checkpoint import CheckpointError
-from faithful_rl.verl_plugin.run_control import RunControl, clear_stop, request_stop, settings_of
+from faithful_rl.verl_plugin.run_control import RunControl, settings_of
 from faithful_rl.verl_plugin.trainer import trainer_for
 from faithful_rl.verl_plugin.watchdog import REPORT_FILE, Watchdog, describe_hang
 

@@ -43,6 +43,13 @@ def groups(spec: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
         yield group["groupName"], group
 
 
+def mounts(pod: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Path in the pod's container -> its volume."""
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    (container,) = pod["containers"]
+    return {mount["mountPath"]: volumes[mount["name"]] for mount in container["volumeMounts"]}
+
+
 def training_words(overlay: str) -> list[str]:
     """What the overlay's training job hands to `python -m faithful_rl.main`."""
     job = next(document for name, document in documents() if name.startswith(f"overlays/{overlay}/train.yaml"))

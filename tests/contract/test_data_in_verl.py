@@ -1,25 +1,31 @@
-"""From a source's file to what training sees: verl's dataset, its rendered prompt, and Qwen2.5-VL's real processor.
+"""From every source's file to what training sees: verl's dataset, its rendered prompt, and Qwen2.5-VL's real processor; and
+LLaMA-Factory's rows to the same processor.
 
 Every image of the fixtures is black with a white rectangle, so the processor's own pixels say whether a box sits right.
 """
 
 import asyncio
+import json
 from pathlib import Path
 from typing import Any
 
+import benchmark_sets as benchmarks
 import numpy as np
 import pytest
 import training_sets as sets
 
-from data_prep import prepare
+from data_prep import prepare, sources
 from data_prep.frames import PROCESSOR_MAX_PIXELS, PROCESSOR_MIN_PIXELS, Frame, _white_area, check_model, check_processor, processor_size
 from data_prep.prepare import Job
 from faithful_rl.config import ConfigError
 from faithful_rl.response import parse
 from faithful_rl.rewards.suite import Reference
+from faithful_rl.types import Box
 
 pytest.importorskip("verl")
 MODEL = Path(__file__).parents[2] / "models" / "tiny_warm_start"
+# Records that each benchmark's fixture gives; SAT-Real's three rows stand in both orders of their options.
+BENCHMARK_RECORDS = {"cvbench": 6, "mindcube": 3, "mmvp": 4, "omnispatial": 3, "realworldqa": 4, "sat_real": 6, "algopuzzlevqa": 3}
 # One set in pixels with room to move in each direction: sizes below, inside and above the limits occur in the fixtures.
 FRAME = Frame(max_pixels=200_704)
 
@@ -43,6 +49,34 @@ def made(name: str, tmp_path: Path, form: str = "rl") -> Path:
     return tmp_path / "out" / "train.parquet"
 
 
+def read_by_verl(path: Path, processor: Any, cache: Path) -> Any:
+    """verl's own dataset, which filters rows that raise."""
+    from omegaconf import OmegaConf
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    config = OmegaConf.create({"max_prompt_length": 8192, "filter_overlong_prompts": True, "filter_overlong_prompts_workers": None,
+                               "cache_dir": str(cache)})  # fmt: skip
+    return RLHFDataset([str(path)], processor.tokenizer, config, processor)
+
+
+def processed(item: dict[str, Any], processor: Any) -> Any:
+    """A verl item through template and processor: question, options and images are all there, each image in the size that FRAME predicts."""
+    from verl.utils.dataset.rl_dataset import RLHFDataset
+
+    extra = item["extra_info"]
+    prompt = processor.apply_chat_template(item["raw_prompt"], add_generation_prompt=True, tokenize=False)
+    assert extra["question"] in prompt
+    assert all(f"{'ABCDEF'[place]}) {option}" in prompt for place, option in enumerate(extra["options"]))
+    assert prompt.count("<|image_pad|>") == len(extra["img_wh"])
+    images, _ = asyncio.run(RLHFDataset.process_vision_info(item["raw_prompt"], image_patch_size=14, config=None))
+    inputs = processor(text=[prompt], images=images, return_tensors="np")
+    sizes = [FRAME.size((width, height)) for width, height in extra["img_wh"]]
+    assert [(int(w) * 14, int(h) * 14) for _, h, w in inputs["image_grid_thw"]] == sizes
+    pads = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+    assert int((np.asarray(inputs["input_ids"]) == pads).sum()) == sum(width * height // 784 for width, height in sizes)
+    return inputs
+
+
 def white(inputs: Any, index: int, processor: Any) -> list[float]:
     """Where the `index`-th image of a processed prompt is bright, in pixels of the model's frame."""
     grids = np.asarray(inputs["image_grid_thw"])
@@ -55,28 +89,14 @@ def white(inputs: Any, index: int, processor: Any) -> list[float]:
 
 @pytest.mark.parametrize("name", sets.SOURCES)
 def test_from_file_to_prompt(name: str, tmp_path: Path, processor: Any) -> None:
-    from omegaconf import OmegaConf
-    from verl.utils.dataset.rl_dataset import RLHFDataset
-
-    config = OmegaConf.create({"max_prompt_length": 8192, "filter_overlong_prompts": True, "filter_overlong_prompts_workers": None,
-                               "cache_dir": str(tmp_path / "cache")})  # fmt: skip
-    dataset = RLHFDataset([str(made(name, tmp_path))], processor.tokenizer, config, processor)
+    dataset = read_by_verl(made(name, tmp_path), processor, tmp_path / "cache")
     plain, _ = sets.build(name, tmp_path / "raw")
     assert len(dataset) == len(sets_rows(name))  # verl filters rows that raise: none did
     checked = 0
     for number in range(len(dataset)):
         item = dataset[number]
         extra = item["extra_info"]
-        prompt = processor.apply_chat_template(item["raw_prompt"], add_generation_prompt=True, tokenize=False)
-        assert extra["question"] in prompt
-        assert all(f"{'ABCD'[place]}) {option}" in prompt for place, option in enumerate(extra["options"]))
-        assert prompt.count("<|image_pad|>") == len(extra["img_wh"])
-        images, _ = asyncio.run(RLHFDataset.process_vision_info(item["raw_prompt"], image_patch_size=14, config=config))
-        inputs = processor(text=[prompt], images=images, return_tensors="np")
-        sizes = [FRAME.size((width, height)) for width, height in extra["img_wh"]]
-        assert [(int(w) * 14, int(h) * 14) for _, h, w in inputs["image_grid_thw"]] == sizes
-        pads = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
-        assert int((np.asarray(inputs["input_ids"]) == pads).sum()) == sum(width * height // 784 for width, height in sizes)
+        inputs = processed(item, processor)
         reference = Reference.from_row(item["reward_model"], extra)
         if reference.boxes:
             assert (
@@ -87,6 +107,74 @@ def test_from_file_to_prompt(name: str, tmp_path: Path, processor: Any) -> None:
             checked += 1
     assert checked or not any(dataset[number]["extra_info"]["gt_boxes"] for number in range(len(dataset)))
     assert plain.exists()
+
+
+@pytest.mark.parametrize("name", benchmarks.BUILDERS)
+def test_from_a_benchmarks_file_to_prompt(name: str, tmp_path: Path, processor: Any) -> None:
+    """With the fixture's bad rows in the file: none of them comes through, and no other is lost."""
+    assert set(benchmarks.BUILDERS) | set(map(sets.source_of, sets.SOURCES)) == set(sources.names())  # every source has its test here
+    location = benchmarks.build(name, tmp_path / "raw", bad=True)
+    prepare.prepare(Job(name, str(location), tmp_path / "out", frame=FRAME, reject_share=1.0))
+    (path,) = (tmp_path / "out").glob("*.parquet")
+    dataset = read_by_verl(path, processor, tmp_path / "cache")
+    assert len(dataset) == BENCHMARK_RECORDS[name]
+    for number in range(len(dataset)):
+        item = dataset[number]
+        processed(item, processor)
+        assert Reference.from_row(item["reward_model"], item["extra_info"]).ground_truth == item["reward_model"]["ground_truth"]
+
+
+def test_several_images_reach_the_model_in_the_order_of_the_question(tmp_path: Path, processor: Any) -> None:
+    """MindCube's four views, each with a size and a rectangle of its own."""
+    views = {"front": ((80, 60), (10, 10, 40, 40)), "left": ((160, 120), (80, 20, 150, 100)),
+             "back": ((90, 140), (20, 70, 60, 130)), "right": ((300, 100), (200, 30, 280, 90))}  # fmt: skip
+    location = benchmarks.mindcube(tmp_path / "raw")
+    for side, (wh, box) in views.items():
+        sets.put(location / "data" / benchmarks.VIEWS / f"{side}_007.jpg", sets.jpeg(*wh, box))
+    prepare.prepare(Job("mindcube", str(location), tmp_path / "out", frame=FRAME))
+    (path,) = (tmp_path / "out").glob("*.parquet")
+    dataset = read_by_verl(path, processor, tmp_path / "cache")
+    named = [[Path(image).name.removesuffix("_007.jpg") for image in row["images"]] for row in benchmarks.MINDCUBE]
+    assert list(map(len, named)) == [4, 2, 3]
+    for number, sides in enumerate(named):
+        inputs = processed(dataset[number], processor)
+        for index, side in enumerate(sides):
+            wh, box = views[side]
+            wanted = FRAME.to_model(Box(*map(float, box)), wh).as_list()
+            assert near(white(inputs, index, processor), wanted, tolerance=4.0)
+
+
+def test_llama_factory_rows_are_what_its_reader_expects(tmp_path: Path, processor: Any) -> None:
+    """Its rules: a list of rows, columns by dataset_info.json, roles in turn, one `<image>` for each image, paths below the folder. It
+    resizes before the processor does; the cited box lies on the white rectangle then."""
+    from PIL import Image
+
+    location, options = sets.build("vgr", tmp_path / "raw")
+    frame = Frame(chain="llama_factory", max_pixels=200_704)
+    out = tmp_path / "out"
+    prepare.prepare(Job("vgr", str(location), out, format="llama_factory", options=options, frame=frame))
+    ((name, info),) = json.loads((out / "dataset_info.json").read_text()).items()
+    assert (name, info["file_name"], info["formatting"]) == ("train", "train.json", "sharegpt")
+    columns = info["columns"]
+    assert columns == {"messages": "conversations", "images": "images", "system": "system"}
+    rows = json.loads((out / info["file_name"]).read_text())
+    assert len(rows) == len(sets.VGR_ROWS)
+    for row, source in zip(rows, sets.VGR_ROWS, strict=True):
+        assert sorted(row) == sorted(columns.values())
+        turns, images = row[columns["messages"]], row[columns["images"]]
+        assert [turn["from"] for turn in turns] == ["human", "gpt"]
+        assert all(isinstance(turn["value"], str) and turn["value"].strip() for turn in turns)
+        assert turns[0]["value"].count("<image>") == len(images) == 1
+        assert "<image>" not in turns[1]["value"] + row[columns["system"]]
+        picture = Image.open(out / images[0])
+        assert picture.size == sets.VGR_WH
+        assert not Path(images[0]).is_absolute()
+        inputs = processor.image_processor(images=[picture.resize(frame.steps(picture.size)[0])], return_tensors="np")
+        assert [(int(w) * 14, int(h) * 14) for _, h, w in inputs["image_grid_thw"]] == [frame.size(sets.VGR_WH)]
+        cited = parse(turns[1]["value"]).boxes
+        assert cited
+        if "1.004" not in json.dumps(source):  # the one whose box is wider than its rectangle
+            assert all(near(white(inputs, 0, processor), box.as_list()) for box in cited)
 
 
 def near(found: list[float], wanted: list[float], tolerance: float = 2.5) -> bool:

@@ -14,18 +14,20 @@ from faithful_rl import compose, main
 from faithful_rl.compose import RECIPES, list_recipes
 from faithful_rl.preflight import batches, judges, machine
 
-GPU = (
-    *("fgrpo_3b", "grpo_3b", "fgrpo_7b", "grpo_7b", "fgrpo_7b_lora", "fgrpo_7b_megatron", "fgrpo_7b_sglang", "fgrpo_7b_reference_pool"),
-    *("fgrpo_7b_colocate_async", "fgrpo_7b_separate_async", "fgrpo_72b"),
+GPU = (  # every recipe that trains a policy on GPUs
+    *(info.name for info in list_recipes() if info.name.endswith(("_2b", "_3b", "_7b", "_72b")) and not info.name.startswith("sft_")),
+    *("fgrpo_7b_lora", "fgrpo_7b_megatron", "fgrpo_7b_sglang", "fgrpo_7b_reference_pool"),
+    *("fgrpo_7b_colocate_async", "fgrpo_7b_separate_async"),
 )
-# GPUs of the whole run, judges included.
+# GPUs of the whole run, judges included: one machine of eight, but for those that say so in their description.
 GPUS = {
-    **dict.fromkeys(GPU, 8 + 2),
+    **dict.fromkeys(GPU, 8),
+    **{name: 4 + 1 for name in GPU if name.startswith("cora_")},  # the reward model sits on CPU cores
     "fgrpo_7b_lora": 1,
-    "fgrpo_7b_reference_pool": 8 + 2 + 2,
-    "fgrpo_7b_separate_async": 8 + 8 + 2,
-    "fgrpo_72b": 64 + 16 + 2,
+    "fgrpo_7b_separate_async": 8 + 8 + 4,
+    "fgrpo_72b": 64 + 16 + 4,
 }
+CRM = "faithful_rl.judges.consistency.options.model=models/crm_tiny"  # in place of models/crm_large, which is not shipped
 VALIDATE = """
 import json, sys
 from faithful_rl import main
@@ -55,7 +57,7 @@ def test_verls_own_validation_takes_every_recipe() -> None:
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "faithful_rl.verl_plugin.plugin"}
     recipes = [info.name for info in list_recipes()]
     done = subprocess.run(
-        [sys.executable, "-c", VALIDATE, *recipes], capture_output=True, text=True, check=False, timeout=300, env=environment
+        [sys.executable, "-c", VALIDATE, *recipes], capture_output=True, text=True, check=False, timeout=600, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
     found = json.loads(next(line for line in done.stdout.splitlines() if line.startswith("FOUND")).removeprefix("FOUND"))
@@ -66,7 +68,7 @@ def test_verls_own_validation_takes_every_recipe() -> None:
 
 @pytest.mark.parametrize("recipe", GPU)
 def test_batches_divide_judges_build_and_gpus_add_up(recipe: str) -> None:
-    job, config = composed(recipe)
+    job, config = composed(recipe, *([CRM] if recipe.startswith("cora_") else []))
     batches.check(config, job.typed)
     judges.check(job.typed)
     assert job.typed.hardware.world == "gpu"
@@ -82,7 +84,14 @@ def test_a_recipe_says_in_its_header_that_it_was_not_run(recipe: str) -> None:
 def test_judges_of_the_7b_recipe_have_gpus_of_their_own() -> None:
     job, config = composed("fgrpo_7b")
     groups = {group.what: (group.nodes, group.gpus) for group in machine.required_slots(config, job.typed).groups}
-    assert groups == {"actor and rollout workers": (1, 8), "consistency judge": (1, 1.0), "grounding judge": (1, 1.0)}
+    assert groups == {"actor and rollout workers": (1, 4), "consistency judge": (1, 1.0), "grounding judge": (3, 1.0)}
+
+
+@pytest.mark.parametrize("recipe", [name for name in GPU if name.endswith(("_2b", "_3b", "_7b"))])
+def test_the_grounding_judge_is_asked_in_training_only_where_its_verdicts_enter_the_advantage(recipe: str) -> None:
+    job, _ = composed(recipe)
+    uses = {one.column or name for name, one in job.typed.constraints.items()} | set(job.typed.advantage.weights)
+    assert job.typed.judges.grounding_in_training == ("semantic_grounding" in uses)
 
 
 @pytest.mark.parametrize(
@@ -113,10 +122,18 @@ def test_lora_leaves_the_vision_tower_alone() -> None:
     assert model["override_config"]["freeze_vision_tower"] is True
 
 
-def test_half_a_machine_leaves_four_gpus_to_judges() -> None:
-    job, config = composed("fgrpo_7b", "hardware=h100x4", "faithful_rl.judges.grounding.replicas=3")
+@pytest.mark.parametrize(
+    ("words", "gpus"),
+    [
+        (("hardware=h100x8",), 8 + 4),  # judges on a second machine
+        (("hardware=h100x8", "judges=pool"), 8),
+        (("hardware=h100x8", "judges=endpoint"), 8),
+    ],
+)
+def test_eight_gpus_can_train_where_judges_are_elsewhere(words: tuple[str, ...], gpus: int) -> None:
+    job, config = composed("fgrpo_7b", *words)
     batches.check(config, job.typed)
-    assert machine.required_slots(config, job.typed).gpus == 8
+    assert machine.required_slots(config, job.typed).gpus == gpus
 
 
 def test_megatron_is_its_own_tree() -> None:

@@ -42,7 +42,9 @@ def test_on_the_cpu_everything_is_ours() -> None:
     assert activity["platform"] == "cpu"
     assert activity["engine"] == "faithful_rl.verl_plugin.fsdp_engine.CpuFSDPEngineWithLMHead"
     assert activity["replica"] == "faithful_rl.verl_plugin.vllm_server.CpuVllmReplica"
-    assert {"position_ids", "trl_value_head", "weight_sender", "weight_receiver", "vllm_distribution", "process_group"} <= set(activity["guards"])
+    assert {"position_ids", "trl_value_head", "weight_sender", "weight_receiver", "vllm_distribution", "process_group"} <= set(
+        activity["guards"]
+    )
     assert activity["versions"]["verl"] == "0.9.1"
 
 

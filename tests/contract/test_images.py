@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -73,8 +74,22 @@ def test_an_image_runs_as_the_user_of_the_manifests_and_has_what_their_probes_ca
     assert users == {1000}
     assert text.rindex("USER 1000") > text.rindex("COPY")
     assert "--uid 1000" in text
-    assert "HEALTHCHECK" in text
+    assert " procps" in text
     assert " wget" in text
+
+
+@pytest.mark.parametrize("world", WORLDS)
+@pytest.mark.parametrize(
+    ("raylet", "answer", "healthy"),
+    [("false", "false", True), ("true", "echo -n success", True), ("true", "echo refused", False), ("true", "exit 4", False)],
+)
+def test_health_is_that_of_the_ray_node_that_runs_here(world: str, raylet: str, answer: str, healthy: bool, tmp_path: Path) -> None:
+    for name, does in {"pgrep": raylet, "wget": answer}.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{does}\n")
+        (tmp_path / name).chmod(0o755)
+    (words,) = re.findall(r"^ +CMD (\[.*\])$", dockerfile(world), re.MULTILINE)
+    done = subprocess.run(json.loads(words), env={"PATH": f"{tmp_path}:/usr/bin:/bin"}, timeout=60, check=False)
+    assert (done.returncode == 0) == healthy
 
 
 @pytest.mark.parametrize("world", WORLDS)
@@ -125,3 +140,72 @@ def test_the_script_is_sound_and_tries_what_it_builds() -> None:
     )
     assert absent.returncode == 2
     assert "found no no_engine" in absent.stderr
+
+
+ENGINE = """#!/bin/sh
+# A container engine that writes down what it is asked.
+echo "$@" >> "$RECORD"
+case "$1 $2" in
+  "image inspect") echo "base@sha256:0a" ;;
+  "build --file") for word; do case "$word" in id=pip_conf,src=*) cat "${word#id=pip_conf,src=}" >> "$RECORD" ;; esac; done ;;
+esac
+case "$*" in *recipe=fgrpo_7b*mode=check*) echo "$ANSWER"; exit "$CODE" ;; esac
+"""
+
+
+def built(tmp_path: Path, *words: str, **variables: str) -> tuple[int, str, str]:
+    """(exit code, stderr, what the engine was asked) of the script with a stand-in for the engine."""
+    engine, record = tmp_path / "engine", tmp_path / "record"
+    engine.write_text(ENGINE)
+    engine.chmod(0o755)
+    environment = {"PATH": "/usr/bin:/bin", "CONTAINER_ENGINE": str(engine), "RECORD": str(record), "ANSWER": "", "CODE": "0", **variables}
+    command = ["bash", str(DOCKER / "build.sh"), *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stderr, record.read_text() if record.exists() else ""
+
+
+def test_without_an_index_for_the_cpu_build_of_torch_nothing_is_built(tmp_path: Path) -> None:
+    code, told, asked = built(tmp_path, "cpu")
+    assert (code, asked) == (2, "")
+    assert told.startswith("error: pip would not find torch's CPU build: set PIP_EXTRA_INDEX_URL to PyTorch's CPU wheel index")
+
+
+def test_the_index_reaches_pip_as_a_secret_and_by_no_argument(tmp_path: Path) -> None:
+    code, _, asked = built(tmp_path, "cpu", PIP_EXTRA_INDEX_URL="https://wheels.example/cpu")
+    assert code == 0
+    assert "[global]\nextra-index-url = https://wheels.example/cpu\n" in asked
+    assert asked.count("wheels.example") == 1
+    assert "--build-arg BASE=python:3.11.14-slim-bookworm@sha256:0a" in asked
+
+
+@pytest.mark.parametrize(
+    ("answer", "code", "expected"),
+    [
+        ("Plan", 0, 0),
+        ("error: GPUs of this machine: found 1 (nvidia-smi), expected 8. Use more.", 2, 0),
+        ("error: actor_rollout_ref.model.path: found models/x, which is not a directory, expected y. Z.", 2, 0),
+        ("error: installation (hardware world gpu): found torch 2.13, expected torch 2.11. Install it.", 2, 2),
+        ("Traceback", 1, 1),
+    ],
+)
+def test_the_gpu_image_may_lack_gpus_and_a_model_and_nothing_else(answer: str, code: int, expected: int, tmp_path: Path) -> None:
+    found, _, asked = built(tmp_path, "gpu", ANSWER=answer, CODE=str(code))
+    assert found == expected
+    assert "recipe=fgrpo_7b faithful_rl.output_dir=/tmp/run mode=check" in asked
+
+
+SAME_VERSIONS = """
+import sys
+from faithful_rl.preflight import stack
+stack.check = lambda *words: None
+from faithful_rl import main
+sys.exit(main.main(["recipe=fgrpo_7b", "mode=check", "faithful_rl.output_dir=" + sys.argv[1]]))
+"""
+
+
+def test_what_the_script_lets_pass_is_what_preflight_says_where_versions_agree(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", SAME_VERSIONS, str(tmp_path / "run")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    (pattern,) = re.findall(r"grep -Eq '(.*)' \|\|", (DOCKER / "build.sh").read_text())
+    assert done.returncode == 2
+    assert re.match(pattern, done.stderr.splitlines()[-1])

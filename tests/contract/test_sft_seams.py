@@ -46,7 +46,7 @@ def test_the_warm_starts_have_the_papers_hyperparameters(size: str) -> None:
     assert typed.method == "sft_verl"
 
 
-@pytest.mark.parametrize("size", ["3b", "7b"])
+@pytest.mark.parametrize("size", ["3b", "7b", "72b"])
 def test_reinforcement_learning_begins_from_what_the_warm_start_makes(size: str) -> None:
     made = from_node(compose_recipe([f"recipe=sft_{size}"]).faithful_rl).sft.model_dir
     assert compose_recipe([f"recipe=fgrpo_{size}"]).actor_rollout_ref.model.path == made
@@ -66,7 +66,7 @@ def test_the_small_recipe_differs_from_the_large_one_in_size_only() -> None:
         ("optim.learning_rate=1", "optim.learning_rate: found a key that does not exist"),
         ("+optim.learning_rate=1", "optim.learning_rate: found a key that verl does not have"),
         ("data.train_batch_size=2.5", "data.train_batch_size: found 2.5, expected a whole number"),
-        ("sft_model=qwen", "sft_model: found 'qwen', expected one of qwen2_5_vl_3b, qwen2_5_vl_7b, tiny"),
+        ("sft_model=qwen", "sft_model: found 'qwen', expected one of qwen2_5_vl_3b, qwen2_5_vl_72b, qwen2_5_vl_7b, tiny"),
     ],
 )
 def test_mistakes_are_named_against_verls_sft_tree(override: str, message: str) -> None:

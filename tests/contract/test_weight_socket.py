@@ -84,6 +84,15 @@ def test_seam_a_socket_that_does_not_name_the_job_is_refused(ranks: pytest.Monke
         module.ServerAdapter()
 
 
+def test_ray_sends_the_wrapped_constructor_by_name() -> None:
+    """Sent by value it would be verl's own again in the actor, and the server would look for a socket that nobody made."""
+    import verl.workers.rollout.vllm_rollout.vllm_async_server as module
+    from ray import cloudpickle
+
+    weight_socket.apply_to_receiver(module)
+    assert cloudpickle.loads(cloudpickle.dumps(module.vLLMHttpServer.__init__)) is module.vLLMHttpServer.__init__
+
+
 def test_seam_verls_server_sets_the_variable_before_its_workers_start() -> None:
     import verl.workers.rollout.vllm_rollout.vllm_async_server as module
 

@@ -117,7 +117,7 @@ def _vgr_row(image: str, told: str, question: str = "<image>\nWhat is it?") -> d
 
 _COCO = "coco/train2017/000000336353.jpg"
 VGR_BAD_ROWS: list[tuple[str, dict[str, Any]]] = [
-    ("box_degenerate", _vgr_row(_COCO, "<think>x <SOT>[0.5, 0.5, 0.5, 0.9]<EOT><image></think>\nFinal answer: a")),
+    ("reserved_tag", _vgr_row(_COCO, "<think>x <answer>b</answer></think>\nFinal answer: a")),
     ("box_degenerate", _vgr_row(_COCO, "<think>x <SOT>[0.5, 0.5, left]<EOT><image></think>\nFinal answer: a")),
     ("box_outside", _vgr_row(_COCO, "<think>x <SOT>[12, 30, 200, 300]<EOT><image></think>\nFinal answer: a")),
     ("no_final_answer", _vgr_row(_COCO, "<think>x</think> a racket")),

@@ -1,8 +1,8 @@
 """Stock verl, none of our algorithm, on the CPU host: actor, reference policy, rollout server, weight sync, and our judges as its reward.
 
-Two runs against one serving pool; the second one finds its verdicts in the cache, and has two FSDP2 ranks with two rollout servers, which
-compute what one rank does: sampling is greedy, so both runs write the same. In each, log-probabilities of the rollout server equal the
-actor's, before the first update and after it. A stale or wrongly loaded weight shows there and nowhere else.
+Two runs against one serving pool; the second, shorter one finds its verdicts in the cache: sampling is greedy, so both write the same. In
+the first, log-probabilities of the rollout server equal the actor's, before the first update and after it. A stale or wrongly loaded weight
+shows there and nowhere else. Two ranks against one are compared with our trainer, in `test_training_resume`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,6 @@ FOLDER = Path(__file__).parent
 
 SMALL = (
     "recipe=grpo_tiny",
-    f"trainer.total_training_steps={STEPS}",
     "trainer.save_freq=-1",
     "trainer.resume_mode=disable",
     "trainer.val_before_train=true",
@@ -69,18 +68,17 @@ def address() -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         for name, value in chosen.items():
             patch.setenv(name, value)
-        with cluster(num_cpus=24, num_gpus=2) as found:
+        with cluster(num_cpus=24, num_gpus=1) as found:
             yield found
 
 
-def run(run_dir: Path, scenes: Path, address: str, ranks: int) -> list[dict[str, Any]]:
+def run(run_dir: Path, scenes: Path, address: str, steps: int) -> list[dict[str, Any]]:
     """One stock run to its end; its metrics, validation before the first step included."""
-    micro_batch = 8 // ranks  # must divide a rank's share
     overrides = [
         *SMALL,
-        f"trainer.n_gpus_per_node={ranks}",
-        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu={micro_batch}" for role in ("ref", "rollout")),
-        f"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu={micro_batch}",
+        f"trainer.total_training_steps={steps}",
+        *(f"actor_rollout_ref.{role}.log_prob_micro_batch_size_per_gpu=8" for role in ("ref", "rollout")),
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8",
         f"trainer.validation_data_dir={run_dir / 'validation'}",
         f"faithful_rl.data.scenes.directory={scenes}",
     ]
@@ -119,7 +117,7 @@ def start_pool(server: Endpoint) -> None:
     pool.serve(from_mapping({"name": "stock", "consistency": model, "grounding": {"backend": "scene"}, "start_seconds": 300.0}))
 
 
-RANKS = {"one rank": 1, "two FSDP2 ranks, two vLLM replicas": 2}
+STEPS_OF = {"first": STEPS, "second": 1}
 
 
 @dataclass(frozen=True)
@@ -142,9 +140,9 @@ def runs(address: str, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     found = Runs({}, {}, [], [])
     with endpoint() as server:
         start_pool(server)
-        for name, ranks in RANKS.items():
-            found.folders[name] = root / f"ranks{ranks}"
-            found.metrics[name] = run(found.folders[name], root / "scenes", address, ranks)
+        for name, steps in STEPS_OF.items():
+            found.folders[name] = root / name
+            found.metrics[name] = run(found.folders[name], root / "scenes", address, steps)
             found.counted.append(counted())
             found.calls.append(server.calls["ok"])
         pool.stop("stock", 10.0)
@@ -164,9 +162,9 @@ def test_two_stock_runs_share_one_pool(runs: Runs) -> None:
     )
 
 
-@pytest.mark.parametrize("name", RANKS)
+@pytest.mark.parametrize("name", STEPS_OF)
 def test_the_judges_columns_are_in_what_verl_writes(name: str, runs: Runs) -> None:
-    assert sum("critic/rewards/mean" in row or "critic/score/mean" in row for row in runs.metrics[name]) == STEPS
+    assert sum("critic/rewards/mean" in row or "critic/score/mean" in row for row in runs.metrics[name]) == STEPS_OF[name]
     (dump,) = (runs.folders[name] / "validation").glob("0.jsonl")
     rows = [json.loads(line) for line in dump.read_text().splitlines()]
     assert len(rows) == 8
@@ -177,9 +175,8 @@ def test_the_judges_columns_are_in_what_verl_writes(name: str, runs: Runs) -> No
     assert any(row["semantic_grounding_scored"] == 1.0 for row in rows)
 
 
-@pytest.mark.parametrize("name", RANKS)
-def test_actor_and_rollout_server_agree_before_and_after_an_update(name: str, runs: Runs) -> None:
-    steps = runs.steps(name)
+def test_actor_and_rollout_server_agree_before_and_after_an_update(runs: Runs) -> None:
+    steps = runs.steps("first")
     assert len(steps) == STEPS
     for step in steps:
         # Outdated weights give a correlation near zero. The server never samples an image placeholder, to which the actor gives a little.
@@ -189,13 +186,3 @@ def test_actor_and_rollout_server_agree_before_and_after_an_update(name: str, ru
         assert step["actor/grad_norm"] > 0
     assert steps[0]["actor/kl_loss"] < 1e-6, "actor and reference start from the same weights"
     assert steps[-1]["actor/kl_loss"] > 1e-3, "the update must have moved the actor"
-
-
-@pytest.mark.parametrize("step", range(STEPS))
-def test_two_ranks_and_two_servers_compute_what_one_does(step: int, runs: Runs) -> None:
-    one, two = (runs.steps(name)[step] for name in RANKS)
-    for name in ("critic/rewards/mean", "critic/advantages/max", "critic/advantages/min"):
-        assert two[name] == pytest.approx(one[name], abs=1e-6), name
-    for name in ("actor/pg_loss", "actor/kl_loss", "actor/entropy", "actor/grad_norm"):
-        if name in one:
-            assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name

@@ -1,4 +1,5 @@
-"""Six steps are the same as three steps, kill -9 and three more: metrics, multipliers and weights, to the last bit."""
+"""Six steps are the same as three steps, kill -9 and three more: metrics, multipliers and weights, to the last bit. And two FSDP2 ranks with
+two vLLM servers compute what one of each does, within what another order of sums makes."""
 
 from __future__ import annotations
 
@@ -10,17 +11,40 @@ import pytest
 import training_harness as harness
 
 pytest.importorskip("vllm")
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(2400)]  # three runs in one fixture
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(3000)]  # four runs in one fixture
 
-RUN = ("trainer.total_training_steps=6", "trainer.save_freq=3", "faithful_rl.ui.rollouts_every=3", "faithful_rl.ui.rollouts_per_step=5")
+ONE_UPDATE = (
+    "actor_rollout_ref.actor.ppo_mini_batch_size=4"  # a step: of several, two ranks would each fill their halves with other rollouts
+)
+RUN = (
+    *("trainer.total_training_steps=6", "trainer.save_freq=3", "faithful_rl.ui.rollouts_every=3", "faithful_rl.ui.rollouts_per_step=5"),
+    ONE_UPDATE,
+)
+
+# The first steps on two ranks: micro-batches are half as large, because each rank has half of the rollouts.
+TWO_RANKS = (
+    ONE_UPDATE,
+    "trainer.total_training_steps=2",
+    "trainer.save_freq=-1",
+    "trainer.n_gpus_per_node=2",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=5",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=10",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=10",
+)
+# Counted or scored from the responses, which are the same; and what sums of another order change in their last digits.
+EXACT = ("critic/rewards/mean", "response_length/mean")
+CLOSE = ("critic/advantages/max", "critic/advantages/min", "actor/pg_loss", "actor/kl_loss", "actor/grad_norm")
+CONSTRAINTS = ("consistency", "semantic_grounding", "spatial_grounding")
+OF_CONSTRAINTS = ("multiplier", "multiplier_next", "applicable", "coverage")
 
 
 @dataclass(frozen=True)
 class Runs:
-    """A run that was left alone, and one that was killed in its fourth step and started again by the same command."""
+    """A run that was left alone, one that was killed in its fourth step and started again by the same command, and one on two ranks."""
 
     whole: Path
     killed: Path
+    two_ranks: Path
     rows_at_kill: int
     scenes: Path
 
@@ -45,7 +69,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 
     again = harness.start(command, log)
     assert harness.finish(again, log) == 0, log.read_text()[-3000:]
-    return Runs(root / "whole", killed, rows_at_kill, scenes)
+
+    two = harness.start(harness.command_line(scenes, root / "two", *TWO_RANKS), log)
+    assert harness.finish(two, log) == 0, log.read_text()[-3000:]
+    return Runs(root / "whole", killed, root / "two", rows_at_kill, scenes)
 
 
 def test_the_run_was_killed_in_its_fourth_step(runs: Runs) -> None:
@@ -57,6 +84,18 @@ def test_metrics_are_equal(runs: Runs) -> None:
     assert [row["step"] for row in killed] == [1, 2, 3, 4, 5, 6]
     for left, right in zip(whole, killed, strict=True):
         assert harness.comparable(left) == harness.comparable(right)
+
+
+@pytest.mark.parametrize("step", range(2))
+def test_two_ranks_and_two_servers_compute_what_one_of_each_does(step: int, runs: Runs) -> None:
+    one, two = harness.rows(runs.whole)[step], harness.rows(runs.two_ranks)[step]
+    constrained = [f"constraint/{name}/{what}" for name in CONSTRAINTS for what in OF_CONSTRAINTS]
+    assert {*EXACT, *CLOSE, *constrained} <= one.keys() & two.keys()
+    assert {name for name in one if name.startswith("constraint/")} == {name for name in two if name.startswith("constraint/")}
+    for name in EXACT:
+        assert two[name] == pytest.approx(one[name], abs=1e-9), name
+    for name in (*CLOSE, *constrained):
+        assert two[name] == pytest.approx(one[name], rel=1e-3, abs=1e-5), name
 
 
 def test_the_policy_has_learned_something_to_compare(runs: Runs) -> None:

@@ -78,7 +78,7 @@ class RandomTeacher:
         box = (1.0, 2.0, 3.0, 4.0) if rng.random() < 0.3 else None
         return [Step(f"Step {rng.choice('abc')}.", box, rng.choice((None, None, "A", "B")))]
 
-    def step_tokens(self, record: Record) -> int:
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
         return 9
 
     async def start(self) -> None: ...

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
+from faithful_rl.constraints import Constraint
 
 CONSISTENCY = {"threshold": 0.95, "mask": "accuracy"}
 
@@ -71,6 +72,10 @@ def test_defaults_are_the_papers() -> None:
             "Change faithful_rl.judges.consistency.timeout_seconds.",
         ),
         (
+            {"judges": {"start_seconds": 0.0}},
+            "faithful_rl.judges.start_seconds: found 0.0, expected a finite number > 0. Change faithful_rl.judges.start_seconds.",
+        ),
+        (
             {"judges": {"grounding": {"timeout_seconds": None}}},
             "faithful_rl.judges.grounding.timeout_seconds: found None, expected a finite number > 0, or a pool that has its own. "
             "Set faithful_rl.judges.grounding.timeout_seconds.",
@@ -129,6 +134,8 @@ def weighted(kind: str = "gdpo", **weights: Any) -> dict[str, Any]:
             }
         ),
         demand(multiplier={"kind": "schedule", "schedule": {"kind": "cosine", "start": 0.0, "end": 2.0, "steps": 10}}),
+        demand(multiplier={"kind": "fixed", "step_size": 0.05}),  # the default's number: nobody chose it
+        {"advantage": {"masked_rollouts": "as_zero"}},
         {"advantage": {"normalise_by_multipliers": True, "whitening": "none", "normalise_by_std": False}},
         weighted(task={}, consistency={"start": 0.5}),
         weighted("hras", task={}, consistency={"kind": "linear", "start": 0.0, "end": 1.0, "steps": 5}),
@@ -182,6 +189,37 @@ def test_open_constraints_multipliers_and_advantages_are_taken(changes: dict[str
             "constraints.consistency.multiplier.schedule.start",
             "a number in [0, 5]",
         ),
+        (
+            demand(multiplier={"kind": "fixed", "step_size": 0.3}),
+            "constraints.consistency.multiplier.step_size",
+            "dual_ascent or pi or pid",
+        ),
+        (
+            demand(multiplier={"kind": "schedule", "start": 2.0, "schedule": {"start": 2.0}}),
+            "constraints.consistency.multiplier.start",
+            "only with kind fixed or dual_ascent",
+        ),
+        (weighted(task={"start": 0.0}, consistency={"start": 0.0}), "advantage.weights", "the advantage is 0 everywhere"),
+        (
+            weighted("hras", task={"start": 0.0}, consistency={"kind": "linear", "start": 0.0, "end": 0.0, "steps": 20}),
+            "advantage.weights",
+            "0 at every step for task, consistency",
+        ),
+        (
+            {"method": "grpo", "constraints": {}, "advantage": {"masked_rollouts": "as_zero"}},
+            "advantage.masked_rollouts",
+            "a constraint with a mask",
+        ),
+        (
+            {"constraints": {"response_tokens": SHORT}, "advantage": {"masked_rollouts": "as_zero"}},
+            "advantage.masked_rollouts",
+            "only masks leave rollouts out",
+        ),
+        (
+            {"method": "grpo", "constraints": {}, "advantage": {"normalise_by_multipliers": True, "whitening": "none"}},
+            "advantage.normalise_by_multipliers",
+            "divides by 1",
+        ),
         (weighted(), "advantage.weights", "a weight for each signal"),
         (weighted(taks={}), "advantage.weights", "one of task"),
         (weighted(task={"kind": "linear", "end": 0.0, "steps": 2}), "advantage.weights.task.kind", "constant"),
@@ -224,3 +262,10 @@ def test_contradictions_and_unknown_names_are_refused(changes: dict[str, Any], k
         from_node(node(**changes))
     assert caught.value.key == f"faithful_rl.{key}"
     assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(("sign", "direction"), [("<=", "at_most"), (">=", "at_least"), ("at_most", "at_most")])
+def test_a_direction_may_be_written_as_in_a_formula(sign: str, direction: str) -> None:
+    typed = from_node(node(constraints={"response_tokens": {**SHORT, "direction": sign}}))
+    assert typed.constraints["response_tokens"].direction == direction
+    assert Constraint("response_tokens", 300.0, direction=sign).direction == direction  # the trainer reads the node as it was written

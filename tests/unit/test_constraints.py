@@ -258,7 +258,7 @@ def changed_state(path, value):
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (changed_state(["version"], 1), "version 1, this code reads version 2: continue the run with the version"),
+        (changed_state(["version"], 1), "version 1, this code reads versions 2 and 3: continue the run with the version"),
         (changed_state(["constraints"], {}), "same recipe"),
         (changed_state(["constraints"], None), "same recipe"),
         (changed_state(["constraints", "consistency", "threshold"], 0.9), r"consistency: threshold is 0.95 in the recipe and 0.9"),
@@ -275,6 +275,19 @@ def test_another_problems_state_is_refused(state, message):
     with pytest.raises(ValueError, match=message):
         subject.load_state_dict(state)
     assert subject.multipliers == {"consistency": 1.0}
+
+
+def test_a_state_from_before_the_watch_over_windows_is_taken():
+    subject = problem(start=0.3)
+    subject.dual_step(batch([0, 0]))
+    state = json.loads(json.dumps(subject.state_dict()))
+    state["version"] = 2
+    state["constraints"]["consistency"]["monitor"] = {"saturated_steps": 0, "empty_steps": 0}
+    other = problem(start=0.3)
+    other.load_state_dict(state)
+    assert other.multipliers == subject.multipliers == {"consistency": pytest.approx(0.3 + 0.05 * 0.95)}
+    assert other.dual_step(batch([1, 0]))["consistency"].multiplier_next == subject.dual_step(batch([1, 0]))["consistency"].multiplier_next
+    assert other.state_dict()["version"] == 3
 
 
 def test_a_refused_state_leaves_every_multiplier_as_it_was():

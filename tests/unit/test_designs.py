@@ -10,7 +10,7 @@ from data_prep.prompts import SYSTEM_PROMPTS
 from faithful_rl import response
 from faithful_rl.config import DESIGNS as NAMES
 from faithful_rl.rewards import columns, rule_scores
-from faithful_rl.rewards.designs import COLUMNS, DESIGNS, design_scores, get, tag_score
+from faithful_rl.rewards.designs import COLUMNS, DESIGNS, design_scores, get, tag_contents, tag_score
 from faithful_rl.rewards.suite import Reference, assemble
 
 TANH1, TANH2 = math.tanh(1), math.tanh(2)
@@ -37,7 +37,7 @@ def scores(name: str, text: str, truth: str = "B", options: tuple[str, ...] = OP
     ],
 )
 def test_tag_score_by_hand(text: str, score: float) -> None:
-    assert tag_score(text, "think") == pytest.approx(score)
+    assert tag_score(tag_contents(DESIGNS["visual_fusion"], text)["think"]) == pytest.approx(score)
 
 
 FULL = "<description>A box.</description><think>It is red.</think><rethink>Yes, it is red. It is.</rethink><answer>B</answer>"
@@ -62,6 +62,35 @@ FULL = "<description>A box.</description><think>It is red.</think><rethink>Yes, 
 )
 def test_task_reward_by_hand(name: str, text: str, task: float) -> None:
     assert scores(name, text)["task"] == pytest.approx(task)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "tags", "task"),
+    [
+        # visual spans count inside think only
+        ("visual_fusion", "<visual>A red box.</visual><think>It counts.</think><answer>B</answer>", {"think": TANH1}, 0.1 * TANH1 + 0.8),
+        ("visual_fusion", "<think>It counts.</think><answer>B <visual>A red box.</visual></answer>", {"think": TANH1}, 0.1 * TANH1),
+        ("visual_fusion", "<visual>A red box.", {}, 0.0),
+        # the other tags inside no other one
+        ("vanilla", "<answer>B <think>It is red. It counts.</think></answer>", {}, 0.0),
+        (
+            "no_accuracy",
+            "<think>It is red. <description>A box.</description> <rethink>Yes.</rethink></think><answer>B</answer>",
+            {"think": math.tanh(3)},
+            0.3 * math.tanh(3) + 0.1,
+        ),
+        # an answer that holds nothing is none where tags are all that is paid for
+        ("no_accuracy", FULL.replace("<answer>B", "<answer> "), {"description": TANH1, "think": TANH1, "rethink": TANH2}, 0.6 * TANH1 + 0.3 * TANH2),
+        ("no_accuracy", "<think>It is red. <answer>B</answer></think>", {"think": TANH2}, 0.3 * TANH2),
+        # blocks that cross end where the first one is closed; a tag that is never closed opens nothing
+        ("mixture", "<think>It is red.<rethink>Is it</think>?</rethink>", {"think": TANH2}, 0.06 * TANH2),
+        ("mixture", "<description>A box. <think>It is red.</think>", {"think": TANH1}, 0.06 * TANH1),
+    ],
+)  # fmt: skip
+def test_a_tag_counts_at_its_place_only(name: str, text: str, tags: dict[str, float], task: float) -> None:
+    found = scores(name, text)
+    assert {tag: found[f"{tag}_tag"] for tag in ("description", "think", "rethink", "visual") if found[f"{tag}_tag"]} == pytest.approx(tags)
+    assert found["task"] == pytest.approx(task)
 
 
 def test_the_parts_of_the_reward_are_columns() -> None:
@@ -117,6 +146,17 @@ def test_form_and_reasoning_follow_the_designs_blocks() -> None:
     assert response.parse("<answer>B</answer>", DESIGNS["only_accuracy"].blocks).well_formed
 
 
+def test_a_block_inside_another_is_not_read_twice_as_reasoning() -> None:
+    nested = "<think>It is red. <description>A box.</description></think><answer>B</answer>"
+    assert response.parse(nested, DESIGNS["mixture"].blocks).reasoning == "It is red. <description>A box.</description>"
+
+
+def test_thousands_of_unclosed_tags_stay_linear() -> None:
+    blocks = DESIGNS["mixture"].blocks
+    assert response.placed("<think>" * 20_000 + "</rethink>" * 20_000, blocks) == dict.fromkeys(blocks, ())
+    assert len(response.placed("<think>a</think>" * 20_000, blocks)["think"]) == 20_000
+
+
 def test_without_any_block_of_a_design_the_think_rule_holds() -> None:
     cut = "<description>A box. <think>It is red."
     assert response.parse(cut, DESIGNS["mixture"].blocks).reasoning == "It is red."
@@ -146,4 +186,4 @@ def test_any_text_has_a_finite_reward_in_range(text: str) -> None:
 def test_repeating_never_pays(different: int, repeated: int) -> None:
     kinds = [f"Shape {number} is red." for number in range(different)]
     more = kinds + kinds[:1] * (repeated if kinds else 0)
-    assert tag_score(f"<think>{' '.join(more)}</think>", "think") <= tag_score(f"<think>{' '.join(kinds)}</think>", "think") + 1e-12
+    assert tag_score([" ".join(more)]) <= tag_score([" ".join(kinds)]) + 1e-12

@@ -142,6 +142,23 @@ def test_a_stopped_run_exits_143_and_the_same_command_continues_it(stack: FakeSt
     assert (record(only)["status"], len(record(only)["resumed"])) == ("finished", 1)
 
 
+def test_another_world_size_is_named_and_another_evaluation_continues(stack: FakeStack, capfd: pytest.CaptureFixture[str]) -> None:
+    stack.behaviour = lambda config: "stopped"
+    command = ["recipe=fgrpo_tiny", "faithful_rl.output_dir=mine"]
+    assert main.main(command) == 143
+    capfd.readouterr()
+    for mode in ("train", "check"):
+        assert main.main([*command, "trainer.n_gpus_per_node=2", f"mode={mode}"]) == 2
+        told = capfd.readouterr().err
+        assert "found mine with a run of recipe 'fgrpo_tiny' and other settings (" in told
+        assert "trainer.n_gpus_per_node: 1 there, 2 now" in told
+        assert "repeat the settings in mine/config.yaml to resume" in told
+    stack.behaviour = lambda config: "finished"
+    words = ["faithful_rl.evaluation.max_questions=8", "trainer.test_freq=7", "faithful_rl.judges.consistency.timeout_seconds=90"]
+    assert main.main([*command, *words]) == 0
+    assert len(record(Path("mine"))["resumed"]) == 1
+
+
 def test_a_failed_run_says_one_line_and_keeps_the_traceback(stack: FakeStack, capfd: pytest.CaptureFixture[str]) -> None:
     def fail(config: Any) -> str:
         raise RuntimeError("engine died\nbecause of rank 1")

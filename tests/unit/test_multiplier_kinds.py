@@ -1,14 +1,16 @@
 """Schedules, thresholds that move, PI and PID, pace, watchman, thresholds by source: each by hand."""
 
+import json
 import math
 
 import numpy as np
 import pytest
 
 from faithful_rl.constraints import ColumnError, ConstrainedProblem, Constraint, Frozen, Schedule, build_multiplier
-from faithful_rl.constraints.monitor import Monitor
+from faithful_rl.constraints.monitor import Monitor, Observation
 from faithful_rl.constraints.pacing import Pace, PaceSettings
 from faithful_rl.constraints.threshold import Threshold, ThresholdSettings
+from faithful_rl.types import Reason
 
 
 def problem(threshold=0.9, multiplier=None, patience=20, **demand):
@@ -235,40 +237,136 @@ def test_demands_that_do_not_fit_are_refused(demand, message):
 # ---- what is told ----
 
 
-def monitored(ceiling, **changes):
-    monitor = Monitor("consistency", patience=3, ceiling=ceiling)
-    seen = {"saturated": True, "violation": 0.1, "threshold": 0.95, "score": 0.85, "applicable": 5, **changes}
-    return [monitor.observe(**seen) for _ in range(5)]
+def seen(**changes):
+    usual = {
+        "multiplier": 5.0, "limit": 5.0, "frozen": None, "applicable": 10, "attempted": 10, "coverage": 1.0,
+        "score": 0.85, "threshold": 0.95, "violation": 0.1, "min_applicable": 8, "coverage_floor": 0.9,
+    }  # fmt: skip
+    return Observation(**{**usual, **changes})
+
+
+def told(monitor, *observations):
+    """Numbers, counted from 1, of the steps with a message."""
+    return [number for number, one in enumerate(observations, 1) if monitor.observe(one).message]
 
 
 def test_a_constraint_out_of_reach_is_told_once():
-    reports = monitored(None)
+    monitor = Monitor("consistency", patience=3)
+    reports = [monitor.observe(seen()) for _ in range(5)]
     assert [bool(report.message) for report in reports] == [False, False, True, False, False]
     assert [report.infeasible for report in reports] == [False, False, True, True, True]
-    assert "constraint consistency looks infeasible" in reports[2].message
-    assert "0.850 against a threshold of 0.950" in reports[2].message
+    assert "constraint consistency looks infeasible: over the last 3 measured steps" in reports[2].message
+    assert "(mean 5.00 of 5), and the mean score is 0.850 against a threshold of 0.950" in reports[2].message
 
 
 def test_the_judges_ceiling_says_why():
-    assert "a perfect policy scores 0.900: the threshold is out of its reach" in monitored(0.9)[2].message
-    assert "would give a perfect policy 0.990: raise multiplier.maximum" in monitored(0.99)[2].message
+    for ceiling, why in ((0.9, "a perfect policy scores 0.900: the threshold is out of its reach"),
+                         (0.99, "would give a perfect policy 0.990: raise multiplier.maximum")):  # fmt: skip
+        monitor = Monitor("consistency", patience=1, ceiling=ceiling)
+        assert why in monitor.observe(seen()).message
 
 
-def test_a_constraint_without_rollouts_is_told_once():
-    reports = monitored(None, saturated=False, violation=None, score=None, applicable=0)
+def test_a_lucky_batch_does_not_hide_a_constraint_out_of_reach():
+    monitor = Monitor("c", patience=4)
+    lucky = seen(multiplier=4.9, score=0.97, violation=-0.02)
+    steps = [seen(), lucky, seen(), lucky, seen(), lucky]  # mean of any four: 4.95 of 5, violation 0.04
+    assert told(monitor, *steps) == [4]
+
+
+def test_it_is_told_again_only_after_the_multiplier_came_well_down():
+    monitor = Monitor("c", patience=2)
+    high, lower, low = seen(), seen(multiplier=4.2), seen(multiplier=3.9, violation=-0.1)
+    assert told(monitor, high, high, lower, lower, high, high) == [2]  # 4.2 of 5 is above 0.8: not cleared
+    assert told(monitor, low, low, high, high) == [4]
+
+
+def test_a_constraint_that_holds_on_average_is_not_out_of_reach():
+    monitor = Monitor("c", patience=2)
+    assert told(monitor, *[seen(), seen(violation=-0.2)] * 4) == []
+
+
+def test_frozen_and_unmeasured_steps_say_nothing_about_reach():
+    monitor = Monitor("c", patience=2)
+    gap = seen(frozen=Frozen.TOO_FEW_APPLICABLE, applicable=1, attempted=1)
+    assert told(monitor, seen(), gap, seen(threshold=None, violation=None), seen(limit=None), seen()) == [5]
+
+
+NOTHING = {"frozen": Frozen.TOO_FEW_APPLICABLE, "applicable": 0, "attempted": 0, "score": None, "violation": None}
+TOO_FEW = {"frozen": Frozen.TOO_FEW_APPLICABLE, "applicable": 5, "attempted": 5}
+FAILED = {"frozen": Frozen.LOW_COVERAGE, "applicable": 3, "attempted": 12, "coverage": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("why", "message"),
+    [
+        (NOTHING, "constraint c: no rollout applied in 3 steps, so it constrains nothing. Look at its mask"),
+        (TOO_FEW, "its multiplier has stood still for 3 steps, because too few rollouts applied: 5.0 on average, multiplier.min_applicable "
+                  "is 8. Take larger batches"),
+        (FAILED, "its multiplier has stood still for 3 steps, because 75% of its measurements failed (coverage 0.25 on average, "
+                 "faithful_rl.coverage_floor is 0.9). Look at the judges"),
+    ],
+)  # fmt: skip
+def test_a_multiplier_that_stands_still_is_told_once_with_the_reason(why, message):
+    monitor = Monitor("c", patience=3)
+    reports = [monitor.observe(seen(multiplier=1.0, **why)) for _ in range(5)]
     assert [bool(report.message) for report in reports] == [False, False, True, False, False]
-    assert "no rollout applied in 3 steps" in reports[2].message
-    assert reports[4].starved
+    assert message in reports[2].message
+    assert ("mask" in reports[2].message) == (why is not FAILED)
+    assert [report.starved for report in reports] == [False, False, True, True, True]
     assert not reports[4].infeasible
 
 
-def test_holding_once_starts_the_count_again():
+def test_standing_still_is_told_again_only_after_it_moved_for_as_long():
     monitor = Monitor("c", patience=2)
-    common = {"saturated": True, "threshold": 0.9, "score": 0.8, "applicable": 1}
-    assert not monitor.observe(violation=0.1, **common).infeasible
-    assert not monitor.observe(violation=-0.1, **common).infeasible
-    assert not monitor.observe(violation=0.1, **common).infeasible
-    assert monitor.observe(violation=0.1, **common).infeasible
+    frozen, moving = seen(**TOO_FEW), seen(violation=-0.1)
+    assert told(monitor, frozen, frozen, moving, frozen, frozen, moving, moving, frozen, frozen) == [2, 9]
+
+
+def test_a_multiplier_that_no_violation_moves_starves_only_where_nothing_counts():
+    monitor = Monitor("c", patience=2)
+    assert told(monitor, *[seen(limit=None, **TOO_FEW)] * 3, *[seen(limit=None, **FAILED)] * 3) == []
+    nobody = {**FAILED, "applicable": 0, "coverage": 0.0}
+    assert told(monitor, *[seen(limit=None, **nobody)] * 2) == [2]
+    assert told(Monitor("c", patience=1), seen(limit=None, **NOTHING)) == [1]
+
+
+def test_failed_judges_are_the_reason_where_without_them_enough_would_have_counted():
+    failed = float(Reason.JUDGE_ERROR)
+    scored = np.array([1.0] * 4 + [0.0] * 12)  # four measured, twelve failed, all masked in
+    columns = {
+        "consistency": np.ones(16), "consistency_scored": scored,
+        "consistency_reason": np.where(scored == 1.0, 0.0, failed), "accuracy": np.ones(16),
+    }  # fmt: skip
+    node = {"threshold": 0.9, "mask": "accuracy", "multiplier": {"kind": "dual_ascent", "min_applicable": 8}}
+    subject = ConstrainedProblem.from_settings({"consistency": node}, patience=1)
+    found = subject.dual_step(columns)["consistency"]
+    assert (found.frozen, found.applicable, found.coverage) == (Frozen.LOW_COVERAGE, 4, 0.25)
+    assert "75% of its measurements failed" in found.message
+
+
+def test_the_watch_goes_on_after_a_restart():
+    for before in ([seen()] * 2, [seen()] * 3, [seen(**FAILED)] * 2, [seen(**TOO_FEW)] * 4):
+        straight, first, second = (Monitor("c", patience=3) for _ in range(3))
+        for one in before:
+            straight.observe(one)
+            first.observe(one)
+        second.load_state_dict(json.loads(json.dumps(first.state_dict(), allow_nan=False)))
+        after = [*before, seen(multiplier=1.0), seen(**NOTHING), *[seen(violation=-0.1)] * 3, seen(**NOTHING)]
+        assert [second.observe(one) for one in after] == [straight.observe(one) for one in after]
+        assert second.state_dict() == straight.state_dict()
+
+
+@pytest.mark.parametrize(
+    ("part", "key", "value"),
+    [("reach", "window", [[1.0, 0.1]]), ("reach", "told", 1), ("standstill", "steps", {}), ("standstill", "coverage", "much")],
+)
+def test_a_damaged_watch_is_refused_and_nothing_changes(part, key, value):
+    monitor = Monitor("c", patience=2)
+    monitor.observe(seen())
+    before = monitor.state_dict()
+    with pytest.raises(ValueError, match="in the checkpoint"):
+        monitor.load_state_dict({**before, part: {**before[part], key: value}})
+    assert monitor.state_dict() == before
 
 
 def test_a_problem_tells_it_in_its_steps():

@@ -184,7 +184,7 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
     "no steps": (
         nothing,
         ["trainer.total_training_steps=0"],
-        "trainer.total_training_steps: found 0, expected a whole number >= 1. Change it.",
+        "trainer.total_training_steps: found 0, expected a whole number >= 1, or null. Change it.",
     ),
     "unknown trainer mode": (
         nothing,
@@ -279,6 +279,30 @@ CASES: dict[str, tuple[Callable[[World], None], list[str], str]] = {
         "ray_kwargs.ray_init.num_gpus: found 1 logical GPUs, expected at least 2 (actor and rollout workers: 3 CPU + 1 GPU, reference policy "
         "workers: 3 CPU + 1 GPU, TransferQueue: 2 CPU, judge workers: 0 CPU, driver, servers, reward workers: 2 CPU); with fewer the run "
         "would wait for ever. Set ray_kwargs.ray_init.num_gpus=2, or ask for fewer workers.",
+    ),
+    "checkpoints outside the output directory": (
+        nothing,
+        ["trainer.default_local_dir=/proc/ckpt"],
+        "trainer.default_local_dir: found /proc/ckpt, expected a folder below faithful_rl.output_dir = {root}/out, whose lock keeps a second "
+        "run from the same checkpoints. Leave it out, and choose faithful_rl.output_dir where checkpoints have room (its folder "
+        "`checkpoints` may be a link).",
+    ),
+    "an output directory that keeps nothing": (
+        nothing,
+        ["faithful_rl.output_dir=/proc/x"],
+        "faithful_rl.output_dir: found /proc/x in /proc, which keeps no files, expected a directory on a disk. Choose another one.",
+    ),
+    "a file of the user's where the generator would write": (
+        nothing,
+        ["faithful_rl.data.source=scenes"],
+        "data.train_files: found {root}/train.parquet beside faithful_rl.data.source=scenes, expected a file that the generator makes below "
+        "outputs/data/scenes. Set faithful_rl.data.source=parquet to use files of your own.",
+    ),
+    "a file at the root where the generator would write": (
+        nothing,
+        ["faithful_rl.data.source=scenes", "data.train_files=/nope.parquet"],
+        "data.train_files: found /nope.parquet beside faithful_rl.data.source=scenes, expected a file that the generator makes below "
+        "outputs/data/scenes. Set faithful_rl.data.source=parquet to use files of your own.",
     ),
     "no model": (
         lambda world: shutil.rmtree(world.model),
@@ -497,7 +521,7 @@ def test_a_cluster_with_too_few_cpus_is_refused_by_what_it_offers(world: World) 
 
 @pytest.mark.parametrize(
     ("installed", "found"),
-    [({}, "verl not installed"), ({"verl": "0.8.0"}, "verl 0.8.0"), ({"verl": "0.9.1", "torch": "2.12.0+cpu"}, "torch 2.12.0+cpu")],
+    [({}, "verl not installed"), ({"verl": "0.8.0"}, "verl 0.8.0"), ({**stack.PINS["cpu"], "torch": "2.12.0+cpu"}, "torch 2.12.0+cpu")],
 )
 def test_other_versions_than_the_pins_are_named(installed: dict[str, str], found: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stack, "_version", installed.get)
@@ -533,16 +557,35 @@ CONSISTENCY = "faithful_rl.constraints.consistency"
     [
         (
             f"{CONSISTENCY}.multiplier.first_step=81",
-            "faithful_rl.constraints.consistency.multiplier.first_step: found something that ends at step 81, expected at most the run's 80 "
-            "steps. Shorten it, or raise trainer.total_training_steps.",
+            "faithful_rl.constraints.consistency.multiplier.first_step: found 81, expected at most 79: an update acts in the step after it, "
+            "and the run has 80 steps. Lower it, or raise trainer.total_training_steps.",
+        ),
+        (f"{CONSISTENCY}.multiplier={{first_step:80,update_every:20}}", "multiplier.first_step: found 80, expected at most 79"),
+        (
+            f"{CONSISTENCY}.multiplier.update_every=79",
+            "multiplier.update_every: found 79, expected at most 78, so that a second update (after the one at step 1) acts in the run's 80",
+        ),
+        (
+            f"{CONSISTENCY}.threshold_schedule={{kind:relative,share:0.5,measure:79}}",
+            "threshold_schedule.measure: found 79 batches, after which the first update comes at step 80, expected a first update before",
+        ),
+        (
+            f"{CONSISTENCY}={{threshold_schedule:{{kind:relative,share:0.5,measure:40}},multiplier:{{update_every:50}}}}",
+            "multiplier.update_every: found 50, expected at most 28, so that a second update (after the one at step 51) acts",
+        ),
+        (
+            f"{CONSISTENCY}.multiplier.min_applicable=81",
+            "multiplier.min_applicable: found 81, expected at most the 80 rollouts of a step: with more the multiplier never moves. Lower it, "
+            "or raise data.train_batch_size.",
         ),
         (
             f"{CONSISTENCY}.threshold_schedule={{kind:linear,start:0.5,begin:50,steps:50}}",
-            "faithful_rl.constraints.consistency.threshold_schedule: found something that ends at step 100, expected at most the run's 80",
+            "faithful_rl.constraints.consistency.threshold_schedule: found a change that ends at step 100, expected an end within the run's 80 "
+            "steps. Shorten it, or raise trainer.total_training_steps.",
         ),
         (
             f"{CONSISTENCY}.multiplier={{kind:schedule,schedule:{{kind:linear,start:0,end:1,steps:200}}}}",
-            "faithful_rl.constraints.consistency.multiplier.schedule: found something that ends at step 200",
+            "faithful_rl.constraints.consistency.multiplier.schedule: found a change that ends at step 200",
         ),
         (
             f"{LENGTH}={{threshold:300,mask:none,direction:at_most}}",
@@ -564,7 +607,44 @@ def test_constraints_that_would_never_take_effect_are_refused(
 def test_steps_are_counted_from_epochs_where_nobody_says_how_many(world: World, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["trainer.total_training_steps=null", "trainer.total_epochs=3", f"{CONSISTENCY}.multiplier.first_step=10"]
     assert world.run(*words) == 2  # 48 rows in batches of 16 are 3 steps an epoch
-    assert "at most the run's 9 steps" in capsys.readouterr().err
+    assert "and the run has 9 steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [f"{CONSISTENCY}.multiplier={{first_step:79}}"],
+        [f"{CONSISTENCY}.multiplier.update_every=78"],  # steps 1 and 79
+        [f"{CONSISTENCY}.multiplier={{first_step:40,update_every:38}}"],  # steps 40 and 78
+        [f"{CONSISTENCY}.threshold_schedule={{kind:relative,share:0.5,measure:78}}"],  # first held against a threshold in step 79
+        [f"{CONSISTENCY}.multiplier.min_applicable=80"],
+        [f"{CONSISTENCY}.multiplier={{kind:fixed,min_applicable:500}}"],  # nothing moves it anyway
+        ["trainer.total_training_steps=1"],  # a run of one step is how one tries a recipe
+        [f"{CONSISTENCY}.by_source.scenes=0.9"],
+    ],
+)
+def test_what_acts_in_the_last_step_is_taken(world: World, words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run("actor_rollout_ref.actor.optim.lr_warmup_steps=0", *words) == 0
+    assert "warning" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "warning"),
+    [
+        ([f"{CONSISTENCY}.multiplier.window=80"], "multiplier.window is 80, and the last update that acts has seen 79 batches"),
+        (["faithful_rl.constraint_patience=81"], "constraint_patience is 81, the run has 80 steps"),
+        ([f"{LENGTH}={{threshold:96,mask:none,direction:<=}}"], "response_tokens is always at most 96, so at_most 96 never binds."),
+        ([f"{CONSISTENCY}.multiplier={{kind:fixed,start:0}}"], "consistency.multiplier is fixed at 0: the constraint has no part in the"),
+        ([f"{LENGTH}={{threshold:0,mask:none}}"], "response_tokens is always at least 0, so at_least 0 never binds."),
+        (
+            [f"{CONSISTENCY}={{multiplier:{{kind:fixed}},threshold_schedule:{{kind:linear,start:0.5,steps:9}}}}"],
+            "threshold_schedule moves the threshold that is reported and nothing else: a multiplier of kind fixed answers no violation.",
+        ),
+    ],
+)
+def test_what_does_less_than_it_says_is_told(world: World, words: list[str], warning: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert world.run(*words) == 0
+    assert warning in capsys.readouterr().out
 
 
 def without_boxes(world: World) -> None:

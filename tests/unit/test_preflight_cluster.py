@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
-import subprocess
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -136,6 +136,7 @@ def test_a_sound_cluster_passes_and_is_asked_for_what_the_run_reserves(joined: A
     [
         ({"missing": [MODEL]}, f"actor_rollout_ref.model.path: found {MODEL}, which node a does not see"),
         ({"versions": {**stack.PINS["cpu"], "verl": "0.8.0"}}, "node a: found verl 0.8.0, expected verl 0.9.1, as here"),
+        ({"versions": {**stack.PINS["cpu"], "transformers": "5.9.0"}}, "node a: found transformers 5.9.0, expected transformers 5.10.4"),
     ],
 )
 def test_a_node_that_differs_is_named(joined: Any, changes: dict[str, Any], message: str) -> None:
@@ -150,7 +151,14 @@ def test_little_shared_memory_beside_gpus_is_named() -> None:
     facts = {"shared_memory": 64 * 2**20, "missing": [], "versions": {}}
     one = Node("gpu-node", {"CPU": 64, "GPU": 8}, {"CPU": 64, "GPU": 8}, facts)
     with pytest.raises(ConfigError, match=r"/dev/shm of node gpu-node: found 0\.06 GiB, expected at least 8 GiB, one for each GPU"):
-        cluster._check_facts([one], job.typed, {})
+        cluster._check_facts([one], job.typed, {}, {})
+
+
+def test_a_node_that_does_not_answer_is_named(joined: Any) -> None:
+    joined["answer"] = answer()
+    joined["answer"]["nodes"][0]["facts"] = {}
+    with pytest.raises(ConfigError, match=r"node a: found no answer to a task that takes no processor"):
+        check()
 
 
 def test_a_pool_that_nobody_serves_is_named(joined: Any) -> None:
@@ -160,18 +168,54 @@ def test_a_pool_that_nobody_serves_is_named(joined: Any) -> None:
         check("judges=pool", "faithful_rl.judges.pool=lab")
 
 
-def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+class Probe:
+    """Stands for the probe's process: says how far it is, ends with an exit code or never."""
+
+    def __init__(self, said: str, ends: bool, text: tuple[str, str] = ("", "")) -> None:
+        self.said, self.ends, self.text, self.killed = said, ends, text, False
+
+    def __call__(self, command: list[str], stdout: Any, stderr: Any, env: dict[str, str]) -> Probe:
+        Path(json.loads(command[-1])["progress"]).write_text(self.said)
+        for stream, text in zip((stdout, stderr), self.text, strict=True):
+            stream.write(text)
+            stream.flush()
+        return self
+
+    def poll(self) -> int | None:
+        return 0 if self.ends or self.killed else None
+
+    def kill(self) -> None:
+        self.killed = True
+
+    def wait(self) -> int:
+        return -9
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        (Probe("imported", False), r"found 10\.0\.0\.1:6379, which did not answer within 0\.01 s"),  # it hangs while it joins
+        (Probe("joined", False), r"found 10\.0\.0\.1:6379, which did not answer within 0\.02 s"),  # or later
+        (Probe("imported", True, ("", "Traceback\nAuthenticationError: no token")), r"cannot be joined \(AuthenticationError: no token\)"),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPatch, probe: Probe, message: str) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    monkeypatch.setattr(cluster, "_knock", lambda address: None)
+    monkeypatch.setattr(cluster.subprocess, "Popen", probe)
+    monkeypatch.setattr(cluster, "JOIN_SECONDS", 0.01)
+    with pytest.raises(ConfigError, match="RAY_ADDRESS: .*" + message):
+        cluster._ask({}, 0.02)
+    assert probe.killed != probe.ends
 
-    def hang(command: list[str], **options: Any) -> Any:
-        raise subprocess.TimeoutExpired(command, options["timeout"])
 
-    monkeypatch.setattr(cluster.subprocess, "run", hang)
-    with pytest.raises(ConfigError, match=r"RAY_ADDRESS: found 10\.0\.0\.1:6379, which did not answer within 60 s"):
-        check()
-    failed = SimpleNamespace(stdout="", stderr="Traceback\nAuthenticationError: no token")
-    monkeypatch.setattr(cluster.subprocess, "run", lambda command, **options: failed)
-    with pytest.raises(ConfigError, match="which cannot be joined \\(AuthenticationError: no token\\)"):
+def test_a_head_that_is_gone_is_told_without_asking_ray(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    monkeypatch.setattr(cluster.subprocess, "Popen", lambda *given, **options: pytest.fail("asked"))
+    with pytest.raises(ConfigError, match=rf"RAY_ADDRESS: found {address}, which cannot be joined \(no connection within 5 s: "):
         check()
 
 
@@ -222,7 +266,7 @@ def test_parameters_are_counted_from_headers(seven: Path) -> None:
 
 
 def test_the_actors_states_by_hand(seven: Path) -> None:
-    job = prepared(["recipe=fgrpo_7b"])
+    job = prepared(["recipe=fgrpo_7b", "hardware=h100x8"])
     actor, server, reference, *judges = memory.estimate(settled(job), job.typed, memory.shape(seven))
     assert actor.certain == pytest.approx((4 * 8e9 / 8 + 4 * 7e9 / 8 + 8 * 7e9 / 8) / GIB)  # 14.5 billion bytes
     tokens = 8192 + 1024
@@ -230,6 +274,7 @@ def test_the_actors_states_by_hand(seven: Path) -> None:
     assert server.certain == pytest.approx(0.6 * 80)
     assert reference.certain == pytest.approx(4 * 8e9 / 8 / GIB)
     assert [one.certain for one in judges] == [pytest.approx(2 * 30e9 / GIB)] * 2
+    assert memory.host_gib(settled(job), memory.shape(seven)) == pytest.approx((2 * 4 * 8e9 + 8 * 7e9) / GIB)  # policy, reference, moments
 
 
 def test_lora_trains_little_and_keeps_bf16(seven: Path) -> None:
@@ -323,6 +368,17 @@ def test_a_recipe_for_another_world_than_the_installed_extra_is_named(monkeypatc
     monkeypatch.setattr(stack, "_version", {**stack.PINS["cpu"], "torch": "2.13.0+cpu"}.get)
     with pytest.raises(ConfigError, match=r"installation \(hardware world gpu\): found torch 2.13.0\+cpu, expected torch 2.11.0"):
         stack.check("gpu")
+
+
+def test_a_build_for_processors_is_none_for_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stack, "_version", {**stack.PINS["gpu"], "torch": "2.11.0+cpu"}.get)
+    with pytest.raises(ConfigError, match=r"found torch 2.11.0\+cpu, expected torch 2.11.0"):
+        stack.check("gpu")
+    monkeypatch.setattr(stack, "_version", {**stack.PINS["gpu"], "torch": "2.11.0+cu130", "vllm": "0.24.0+local"}.get)
+    stack.check("gpu")
+    monkeypatch.setattr(stack, "_version", {**stack.PINS["cpu"], "torch": "2.13.0+cu130"}.get)
+    with pytest.raises(ConfigError, match=r"found torch 2.13.0\+cu130"):
+        stack.check("cpu")
 
 
 def test_sglang_and_megatron_have_extras_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 """Before a run: a design's tags are asked for by the data, puzzles are made where they are missing, pairs of a consistency model exist."""
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from data_prep.puzzles.dataset import PuzzleDataSettings, write_puzzles
 from faithful_rl.compose import compose_recipe
 from faithful_rl.config import ConfigError, FaithfulRLConfig, from_node
 from faithful_rl.main import resolved
-from faithful_rl.preflight import crm, designs, judges, rows
+from faithful_rl.preflight import batches, crm, designs, judges, rows
 from faithful_rl.rewards.designs import DESIGNS
 
 SMALL = [f"faithful_rl.data.puzzles.{name}=4" for name in ("train", "val", "test")]
@@ -26,17 +27,35 @@ def test_puzzles_are_made_at_first_use_and_found_again(tmp_path: Path) -> None:
     config, typed = composed("recipe=puzzles_tiny", f"faithful_rl.data.puzzles.directory={tmp_path}", *SMALL)
     rows.prepare(config, typed)
     train = Path(config["data"]["train_files"])
-    assert train.parent.name == "seed0-4-4-4-choice-112-none"
+    assert re.fullmatch(r"seed0-4-4-4-choice-112-none-[0-9a-f]{8}", train.parent.name)
     before = train.stat().st_mtime_ns
     rows.prepare(config, typed)
     assert train.stat().st_mtime_ns == before
     row = pq.read_table(train).to_pylist()[0]
     assert [message["role"] for message in row["prompt"]] == ["user"]
-    kinds, _ = composed("recipe=puzzles_tiny", f"faithful_rl.data.puzzles.directory={tmp_path}", *SMALL)
-    other = from_node({**kinds["faithful_rl"], "data": {**kinds["faithful_rl"]["data"]}})
-    other.data.puzzles.kinds = ["maze"]
+    (train.parent / "manifest.json").write_text("{}")
     with pytest.raises(ConfigError, match="holds a data set of other settings"):
-        rows.prepare(config, other)
+        rows.prepare(config, typed)
+
+
+@pytest.mark.parametrize("setting", ["kinds=[maze]", "levels=[1]", "seed=1", "side=140", "answers=open", "prompt=think", "val=5"])
+def test_puzzles_of_other_settings_lie_elsewhere(setting: str) -> None:
+    first, _ = composed("recipe=puzzles_tiny")
+    other, _ = composed("recipe=puzzles_tiny", f"faithful_rl.data.puzzles.{setting}")
+    assert first["data"]["train_files"] != other["data"]["train_files"]
+    assert Path(other["data"]["train_files"]).parent == Path(other["data"]["val_files"]).parent
+    moved, _ = composed("recipe=puzzles_tiny", "faithful_rl.data.puzzles.directory=elsewhere")
+    assert Path(moved["data"]["train_files"]).parent.name == Path(first["data"]["train_files"]).parent.name
+
+
+@pytest.mark.parametrize("recipe", ["grpo_tiny", "design_mixture_tiny", "hras_tiny"])
+def test_any_tiny_recipe_can_train_on_puzzles(recipe: str, tmp_path: Path) -> None:
+    config, typed = composed(f"recipe={recipe}", "dataset=puzzles", f"faithful_rl.data.puzzles.directory={tmp_path}", *SMALL)
+    batches.check(config, typed)
+    rows.prepare(config, typed)
+    designs.check(config, typed)  # the tiny policy reads no prompt
+    assert (config["data"]["max_prompt_length"], config["data"]["max_response_length"]) == (384, 96)
+    assert (typed.data.puzzles.side, typed.data.puzzles.prompt) == (112, "none")
 
 
 def test_too_many_rows_for_a_kind_are_named(tmp_path: Path) -> None:
@@ -79,6 +98,25 @@ def test_data_that_do_not_ask_for_a_tag_are_refused(tmp_path: Path) -> None:
     designs.check(*composed(*words, "faithful_rl.rewards.design=vanilla"))
     designs.check(*composed(*words, "faithful_rl.rewards.design=paper"))
     designs.check(*composed("recipe=design_mixture_tiny"))  # scenes: the tiny policy reads no prompt
+
+
+def test_puzzles_that_do_not_ask_for_a_tag_are_refused(tmp_path: Path) -> None:
+    place = [f"faithful_rl.data.puzzles.directory={tmp_path}", "faithful_rl.data.puzzles.side=112", *SMALL]
+    tiny = ["recipe=design_mixture_tiny", "dataset=puzzles", *place]
+    for words, missing in (
+        (["recipe=design_mixture_7b", *place, "faithful_rl.data.puzzles.prompt=think"], "description"),
+        ([*tiny, "faithful_rl.data.puzzles.prompt=think"], "description"),
+        (["recipe=design_visual_fusion_7b", *place, "faithful_rl.data.puzzles.prompt=none"], "think"),  # a real model reads its prompt
+    ):
+        config, typed = composed(*words)
+        rows.prepare(config, typed)
+        with pytest.raises(ConfigError, match=f"that do not ask for <{missing}>") as caught:
+            designs.check(config, typed)
+        assert f"Set faithful_rl.data.puzzles.prompt={typed.rewards.design}" in str(caught.value)
+    for words in (["recipe=design_mixture_7b", *place], tiny, [*tiny, "faithful_rl.data.puzzles.prompt=mixture"]):
+        config, typed = composed(*words)
+        rows.prepare(config, typed)
+        designs.check(config, typed)
 
 
 def test_an_unknown_design_is_named() -> None:

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import training_sets as sets
 
@@ -13,6 +15,7 @@ from data_prep.prepare import Job
 from data_prep.scenes.dataset import SceneDataSettings, write_scenes
 from data_prep.writers.parquet import read_rows, write_rows
 from data_prep.writers.rl import SCHEMA
+from faithful_rl import preflight
 from faithful_rl.config import ConfigError, FaithfulRLConfig
 from faithful_rl.preflight import frames, prompt_lengths
 
@@ -66,3 +69,42 @@ def test_limits_of_image_and_reward_that_differ(tmp_path: Path, processors: dict
     write_rows(rows, tmp_path / "mixed.parquet", SCHEMA)
     with pytest.raises(ConfigError, match="the same limits in images and extra_info"):
         check(tmp_path / "mixed.parquet", "full", processors, monkeypatch)
+
+
+def check_chains(path: Path, which: str, processors: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prompt_lengths, "_load", lambda model: processors[which])
+    frames.check_sft({"data": {"train_files": str(path)}, "model": {"path": "model"}}, FaithfulRLConfig(recipe="r"))
+
+
+def test_supervised_rows_agree_with_the_full_size_limits_only(
+    tmp_path: Path, processors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chains written for 200,704 pixels; the tiny model's processor is pinned to 12,544."""
+    location, options = sets.build("vgr", tmp_path / "raw")
+    prepare.prepare(Job("vgr", str(location), tmp_path / "out", format="sft", options=options, frame=Frame(max_pixels=200_704)))
+    path = tmp_path / "out" / "train.parquet"
+    check_chains(path, "full", processors, monkeypatch)
+    with pytest.raises(
+        ConfigError, match=r"train\.parquet, row 0: found 112 x 84 pixels .* 640 x 480, expected 504 x 364 .* Make the data"
+    ):
+        check_chains(path, "tiny", processors, monkeypatch)
+
+
+def test_supervised_rows_without_limits_or_sizes_are_read_from_their_images(
+    tmp_path: Path, processors: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """verl's own layout has `messages` and `images` only; qwen_vl_utils' limits hold then, which are the processor's."""
+    image = {"bytes": sets.jpeg(300, 200)}
+    pq.write_table(pa.Table.from_pylist([{"messages": [{"role": "user", "content": "x"}], "images": [image]}]), tmp_path / "plain.parquet")
+    check_chains(tmp_path / "plain.parquet", "full", processors, monkeypatch)
+    with pytest.raises(ConfigError, match=r"300 x 200, expected 308 x 196"):
+        check_chains(tmp_path / "plain.parquet", "tiny", processors, monkeypatch)
+
+
+def test_the_start_of_supervised_training_makes_the_check(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    called: list[str] = []
+    for module, name in ((preflight.plugin_active, "check_engine"), (preflight.frames, "check_sft"), (preflight.sft, "check_lengths")):
+        monkeypatch.setattr(module, name, lambda *rest, name=name: called.append(name) or [])
+    monkeypatch.setattr(preflight.sft, "plan", lambda *rest: [])
+    preflight.check_started({}, FaithfulRLConfig(recipe="r", method="sft_verl", output_dir=str(tmp_path)))
+    assert called == ["check_engine", "check_sft", "check_lengths"]

@@ -122,6 +122,16 @@ def test_the_answer_follows_from_the_description_alone(kind: str, level: int, se
     assert len(set(puzzle.wrong)) == len(puzzle.wrong)
 
 
+@pytest.mark.parametrize("level", [1, 2, 3])
+def test_the_description_of_a_clock_says_where_the_hands_are_and_no_time(level: int) -> None:
+    """Else it would give the answer of level 1 away, and the mode text_instead_of_image would measure no reading of clocks."""
+    for seed in range(20):
+        puzzle = drawn("clock", level, seed)
+        shown = written(60 * puzzle.content["hour"] + puzzle.content["minute"])
+        assert shown not in puzzle.description
+        assert not re.search(r"\d:\d\d", puzzle.description)
+
+
 def painted(picture: Image.Image, colour: tuple[int, int, int]) -> tuple[float, float]:
     """Centre (x, y) of the pixels of one colour, as shares of the side."""
     near = np.abs(np.asarray(picture, dtype=int) - colour).sum(axis=2) < 40

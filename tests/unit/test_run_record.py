@@ -102,6 +102,51 @@ def test_a_requested_folder_must_be_free_or_ours(tmp_path: Path) -> None:
     assert (strangers / "thesis.tex").read_text() == "mine"
 
 
+def test_settings_that_differ_are_named_with_both_values(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    run_record.start_run(run_record.RunDirectory(path, KEY, resumes=False), CONFIG, [])
+    other = changed(data={"train_batch_size": 64, "shuffle": True}, faithful_rl={"seed": 4}, trainer={"n_gpus_per_node": 2, "save_freq": 5})
+    with pytest.raises(ConfigError) as caught:
+        run_record.choose("fgrpo_tiny", str(path), run_record.fingerprint(other), config=other)
+    told = (
+        "a run of recipe 'fgrpo_tiny' and other settings (data.shuffle: absent there, True now; data.train_batch_size: 32 there, 64 now; "
+        "faithful_rl.seed: 3 there, 4 now; trainer.n_gpus_per_node: absent there, 2 now), expected"
+    )
+    assert told in str(caught.value)
+    many = changed(data={f"key{number}": number for number in range(9)})
+    with pytest.raises(ConfigError, match=r"data\.key4: absent there, 4 now; and 4 more\)"):
+        run_record.choose("fgrpo_tiny", str(path), run_record.fingerprint(many), config=many)
+    assert run_record.choose("fgrpo_tiny", str(path), "a fingerprint of an older release", config=CONFIG).resumes
+
+
+@pytest.mark.parametrize(
+    ("key", "may_change"),
+    [
+        ("faithful_rl.evaluation.max_questions", True),
+        ("faithful_rl.judges.consistency.timeout_seconds", True),
+        ("faithful_rl.ui.progress", True),
+        ("trainer.test_freq", True),
+        ("actor_rollout_ref.rollout.gpu_memory_utilization", True),
+        ("faithful_rl.judges.consistency.options", False),
+        ("faithful_rl.judges.timeout_seconds.deeper", False),
+        ("faithful_rl.hardware.seeded_rollouts", False),
+        ("actor_rollout_ref.rollout.temperature", False),
+        ("actor_rollout_ref.rollout.max_num_seqs", False),
+        ("data.seed", False),
+        ("data.train_files", False),
+        ("trainer.n_gpus_per_node", False),
+    ],
+)
+def test_what_may_change_on_resume_is_what_trains_nothing(key: str, may_change: bool) -> None:
+    def tree(value: Any) -> dict[str, Any]:
+        node: Any = value
+        for part in reversed(key.split(".")):
+            node = {part: node}
+        return dict(node)
+
+    assert (run_record.fingerprint(tree(1)) == run_record.fingerprint(tree(2))) == may_change
+
+
 def test_the_record_knows_recipe_seed_code_and_versions(tmp_path: Path) -> None:
     run = run_record.RunDirectory(tmp_path / "run", KEY, resumes=False)
     run_record.start_run(run, CONFIG, ["recipe=fgrpo_tiny"])

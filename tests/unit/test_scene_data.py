@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 from random import Random
 
@@ -131,6 +132,7 @@ def test_rows_are_in_verls_format(data: Path) -> None:
             text = "".join(message["content"] for message in row["prompt"])
             assert text.count("<image>") == len(row["images"]) == len(info["img_wh"])
             assert all(Image.open(io.BytesIO(image["bytes"])).size == (SIDE, SIDE) for image in row["images"])
+            assert all((image["min_pixels"], image["max_pixels"]) == (SIDE**2, SIDE**2) for image in row["images"])
             assert (info["split"], info["index"], info["dataset"], row["data_source"]) == (split, index, "scenes", "scenes")
             assert row["reward_model"]["ground_truth"] == "ABCD"[info["gold_index"]]
             assert f"{row['reward_model']['ground_truth']}) {info['options'][info['gold_index']]}" in text
@@ -179,6 +181,17 @@ def test_writing_again_is_free_and_other_settings_are_refused(tmp_path: Path) ->
     (tmp_path / "d" / "manifest.json").unlink()
     with pytest.raises(FileExistsError, match="no manifest"):
         write_scenes(tmp_path / "d", SMALL)
+
+
+def test_files_of_the_version_before_are_left_as_they_are(data: Path, tmp_path: Path) -> None:
+    """They hold the same rows; a run that trains on them continues."""
+    shutil.copytree(data, tmp_path / "d")
+    manifest = json.loads((data / "manifest.json").read_text())
+    assert manifest.pop("columns_version") == 2
+    (tmp_path / "d" / "manifest.json").write_text(json.dumps(manifest))
+    assert write_scenes(tmp_path / "d", SMALL) == manifest
+    with pytest.raises(FileExistsError, match="other settings"):
+        write_scenes(tmp_path / "d", SceneDataSettings(seed=4, train=1, val=1, test=1))
 
 
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -202,7 +202,7 @@ def test_a_cluster_that_refuses_is_one_message(monkeypatch: pytest.MonkeyPatch, 
 
 def test_without_verl_the_cluster_checks_the_recipe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(submit.importlib.util, "find_spec", lambda name: None)
-    assert submit.check(["recipe=anything", OUT]) == ("anything", 1800.0)
+    assert submit.check(["recipe=anything", OUT]) == ("anything", 1800.0, "")
     with pytest.raises(ConfigError, match="recipe: found nothing"):
         submit.check([OUT])
 

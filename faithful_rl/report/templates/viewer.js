@@ -428,6 +428,15 @@
     }
   }
 
+  /** What a reader sees first: a training rollout of the last step, which has advantages, multipliers and siblings; -1 without any. */
+  function first() {
+    let found = -1;
+    for (let i = 0; i < rollouts.run.length; i++) {
+      if (rollouts.advantage[i] !== null && (found < 0 || rollouts.step[i] > rollouts.step[found])) found = i;
+    }
+    return found;
+  }
+
   async function start() {
     data = await unpack();
     rollouts = data.rollouts;
@@ -435,7 +444,9 @@
     controls();
     at("loading").remove();
     at("body").hidden = false;
+    selected = first();
     apply();
+    if (selected >= 0) select(selected, false);
     root.dataset.ready = "yes";
   }
   start().catch((error) => { at("loading").textContent = `The rollouts cannot be shown: ${error.message}. A browser of 2023 or later is needed.`; });

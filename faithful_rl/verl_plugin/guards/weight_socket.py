@@ -11,12 +11,13 @@ Can go when verl's `ServerAdapter.zmq_handle` and `VERL_RAY_JOB_ID` tell apart j
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import ray
-import wrapt
 
 JOB_VARIABLE = "VERL_RAY_JOB_ID"
 NODE_CHARACTERS = 12
@@ -35,24 +36,39 @@ def apply_to_sender(module: ModuleType) -> None:
     Raises (when an adapter is made):
         RuntimeError: verl's socket does not carry the job's id any more.
     """
-    if isinstance(vars(module.ServerAdapter)["__init__"], wrapt.FunctionWrapper):
-        return
 
-    @wrapt.patch_function_wrapper(module, "ServerAdapter.__init__")
-    def initialise(wrapped: Any, adapter: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapped(*args, **kwargs)
+    def rename(adapter: Any) -> None:
         job = ray.get_runtime_context().get_job_id()
         if f"-{job}-" not in adapter.zmq_handle:
             raise RuntimeError(f"verl's weight socket {adapter.zmq_handle} does not name the job {job}: see {__name__}")
         adapter.zmq_handle = adapter.zmq_handle.replace(f"-{job}-", f"-{own_job()}-", 1)
 
+    _after_init(module.ServerAdapter, rename)
+
 
 def apply_to_receiver(module: ModuleType) -> None:
     """Let the vLLM workers below `vLLMHttpServer` of verl's `vllm_async_server` look for that socket: they read the variable."""
-    if isinstance(vars(module.vLLMHttpServer)["__init__"], wrapt.FunctionWrapper):
+
+    def rename(server: Any) -> None:
+        os.environ[JOB_VARIABLE] = own_job()
+
+    _after_init(module.vLLMHttpServer, rename)
+
+
+def _after_init(cls: type, then: Callable[[Any], None]) -> None:
+    """Call `then` with each new object of the class.
+
+    The wrapper is a plain function under the old one's name. Ray sends an actor's methods by name then, and the worker finds
+    its own wrapped one; anything else (a `wrapt` proxy) it sends by value, as the function below.
+    """
+    original = vars(cls)["__init__"]
+    if getattr(original, "faithful_rl_guard", False):
         return
 
-    @wrapt.patch_function_wrapper(module, "vLLMHttpServer.__init__")
-    def initialise(wrapped: Any, server: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        wrapped(*args, **kwargs)
-        os.environ[JOB_VARIABLE] = own_job()
+    @functools.wraps(original)
+    def initialise(self: Any, *args: Any, **kwargs: Any) -> None:
+        original(self, *args, **kwargs)
+        then(self)
+
+    initialise.faithful_rl_guard = True  # type: ignore[attr-defined]
+    cls.__init__ = initialise  # type: ignore[misc]

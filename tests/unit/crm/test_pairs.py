@@ -14,6 +14,8 @@ from faithful_rl.config import ConfigError
 from faithful_rl.crm import pairs
 from faithful_rl.crm.pairs import Pair
 from faithful_rl.judges.request import JudgeRequest
+from faithful_rl.response import parse
+from faithful_rl.rewards.designs import DESIGNS
 
 OPTIONS = ("left", "right")
 
@@ -89,6 +91,27 @@ def test_a_dump_of_a_run_gives_requests_and_its_own_judges_labels(tmp_path: Path
     asked = pairs.request_of(rows[0])
     assert (asked.uid, asked.options, asked.reasoning, asked.answer) == ("q1", OPTIONS, "So the answer is left.", "A")
     assert [pairs.own_label(one) for one in rows] == [1.0, None]
+
+
+@pytest.mark.parametrize(
+    ("response", "thinking"),
+    [
+        (
+            "<description>A red circle.</description><think>It is left.</think><rethink>Yes, left.</rethink><answer>A</answer>",
+            "A red circle. It is left. Yes, left.",
+        ),
+        ("<think>It is left.</think><rethink>Yes, left.</rethink><answer>A</answer>", "It is left. Yes, left."),
+        ("<think>It <visual>is left</visual>.</think><answer>A</answer>", "It <visual>is left</visual>."),
+        ("<description>A red circle. <think>It is left.", "It is left."),  # never closed: the think rule, as in the run
+        ("<think>So <rethink>no</rethink>.</think><answer>A</answer>", "So <rethink>no</rethink>."),
+    ],
+)
+def test_the_thinking_is_what_the_judges_of_a_reward_design_read(response: str, thinking: str) -> None:
+    """The premise of a pair is the premise that the model gets in a run of that design."""
+    asked = pairs.request_of(row(response=response))
+    assert pairs.of_request(asked)[1] == thinking
+    in_the_run = parse(response, DESIGNS["mixture"].blocks)
+    assert asked.reasoning == in_the_run.reasoning
 
 
 def test_lines_of_a_held_out_evaluation_find_their_question_in_the_data_file(tmp_path: Path) -> None:

@@ -28,3 +28,8 @@ def encoded(image: Pillow.Image, form: str = "PNG", **options: int) -> Image:
 
 def record(uid: str, image: Image, question: str = "Which one?", gold: int = 0, options: tuple[str, ...] = ("one", "two")) -> Record:
     return Record(uid, "made", "train", question, options, gold, options[gold], (image,))
+
+
+def open_record(uid: str, image: Pillow.Image, question: str) -> Record:
+    """A question without options."""
+    return Record(uid, "made", "train", question, (), -1, "something", (encoded(image),))

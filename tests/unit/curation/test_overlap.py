@@ -4,8 +4,9 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
-from curation_pictures import encoded, picture, record
+from curation_pictures import encoded, open_record, picture, record
 from PIL import Image as Pillow
 
 from data_prep.curation.hashes import Row, normalised_question, perceptual_hash, row_of, table
@@ -68,6 +69,55 @@ def test_an_item_is_preferred_to_an_equally_near_image() -> None:
     assert (match.reason, match.item) == ("benchmark_item", "b1")
 
 
+LONG = "Where is the dog with respect to the red cat?"
+
+
+def test_a_benchmarks_question_without_its_options_is_found() -> None:
+    """The stem of a choice question, asked openly or with other options: with the benchmark's image whatever its length, about another
+    image from eight words on."""
+    benchmark = [row_of(record("long", encoded(picture(1)), LONG)), row_of(record("short", encoded(picture(2)), "What is this?"))]
+    index = BenchmarkIndex({"bench": benchmark})
+    inline = f"{LONG}\nA. left\nB. right"  # options that nobody took out of the text
+    asked = [
+        (open_record("same image", picture(1, (120, 90)), LONG), ("benchmark_stem", "long", False)),
+        (open_record("same image, short", picture(2), "what is this"), ("benchmark_stem", "short", False)),
+        (open_record("other image", picture(3), LONG), ("benchmark_stem", "long", True)),
+        (open_record("other image, options inside", picture(4), inline), ("benchmark_stem", "long", True)),
+        (record("other image, other options", encoded(picture(5)), LONG, options=("near", "far")), ("benchmark_stem", "long", True)),
+        (record("other image, the question itself", encoded(picture(6)), LONG), ("benchmark_question", "long", True)),
+        (open_record("other image, short", picture(7), "What is this?"), None),
+        (open_record("other image, seven words", picture(8), "How many cars are in the image?"), None),
+        (open_record("same image, other question", picture(1), "How many dogs?"), ("benchmark_image", "long", False)),
+    ]
+    found = index.matches([row_of(one) for one, _ in asked], 4)
+    told = {number: (match.reason, match.item, match.text_alone) for number, match in found.items()}
+    assert told == {number: wanted for number, (_, wanted) in enumerate(asked) if wanted}
+
+
+def test_stems_are_long_enough_by_their_words() -> None:
+    seven = [row_of(record("seven", encoded(picture(1)), "How many cars are in the image?"))]
+    eight = [row_of(record("eight", encoded(picture(1)), "How many red cars are in the image?"))]
+    for benchmark, count in ((seven, 0), (eight, 1)):
+        asked = row_of(open_record("u", picture(9), "how many red cars are in the image" if count else "how many cars are in the image"))
+        assert len(BenchmarkIndex({"bench": benchmark}).matches([asked], 4)) == count
+
+
+def test_the_whole_question_is_preferred_to_its_stem() -> None:
+    rows = [
+        row_of(record("other options", encoded(picture(1)), LONG, options=("a", "b"))),
+        row_of(record("item", encoded(picture(1)), LONG)),
+    ]
+    (match,) = BenchmarkIndex({"bench": rows}).matches([row_of(record("x", encoded(picture(1)), LONG))], 4).values()
+    assert (match.reason, match.item) == ("benchmark_item", "item")
+
+
+def test_a_table_of_an_earlier_version_is_made_anew(tmp_path: Path) -> None:
+    write_rl([record("u", encoded(picture(1)))], tmp_path / "pool.parquet")
+    rows = table(tmp_path / "pool.parquet", tmp_path / "kept.parquet")
+    pq.write_table(pq.read_table(tmp_path / "kept.parquet").drop_columns(["stem"]), tmp_path / "kept.parquet")
+    assert table(tmp_path / "pool.parquet", tmp_path / "kept.parquet") == rows
+
+
 def test_an_empty_index_matches_nothing() -> None:
     assert BenchmarkIndex({}).matches([row_of(record("x", encoded(picture(1))))], 16) == {}
 
@@ -95,5 +145,5 @@ def test_a_table_is_kept_and_made_anew_when_the_pool_changes(tmp_path: Path) -> 
 def test_an_image_that_does_not_open_any_more_matches_nothing() -> None:
     gone = row_of(record("x", Image(None, "/nowhere/at/all.png", 5, 5)))
     assert gone.pixels == ("",)
-    index = BenchmarkIndex({"bench": [Row("b", "q", "g", ("",), (0,))]})
+    index = BenchmarkIndex({"bench": [Row("b", "q", "q", "g", ("",), (0,))]})
     assert index.matches([gone], 16) == {}

@@ -2,13 +2,14 @@
 
 import asyncio
 import json
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import training_sets as sets
 import yaml
-from curation_pictures import encoded, picture, record
+from curation_pictures import encoded, open_record, picture, record
 
 from data_prep import command
 from data_prep import recipe as data_recipe
@@ -91,6 +92,9 @@ def test_every_row_left_out_has_a_reason(tmp_path: Path) -> None:
     assert report["dropped"] == {"duplicate": 1, "benchmark_image": 1, "too_easy_or_too_hard": 4, "not_drawn": 8}
     assert report["pool"] - sum(report["dropped"].values()) == report["kept"] == 8 == len(selection.rows["x"])
     assert report["contamination"]["examples"][0]["uid"] == "bench"
+    reasons = selection.reasons["x"]  # of every single row
+    assert (reasons[20], reasons[21], len(reasons)) == ("duplicate", "benchmark_image", 14)
+    assert set(reasons) | set(selection.rows["x"]) == set(range(22))
     json.dumps(selection.report)
 
 
@@ -98,6 +102,29 @@ def test_the_first_pool_keeps_a_row_that_two_share(tmp_path: Path) -> None:
     made = pools(tmp_path, x=[question(1), question(2)], y=[question(2), question(3)])
     selection = pipeline.run(recipe(1, {"duplicates": True}, x=0, y=0), made, tmp_path)
     assert selection.rows["y"] == [1]
+
+
+def test_a_stem_about_another_image_is_counted_and_dropped_only_on_demand(tmp_path: Path) -> None:
+    text = "Where is the dog with respect to the cat?"
+    made = pools(tmp_path, x=[open_record("u0", picture(1), text), question(1)])
+    write_rl([record("b", encoded(picture(777)), text)], tmp_path / "bench.parquet")
+    for questions, rows in (("count", [0, 1]), ("drop", [1])):
+        curation = {"contamination": {"benchmarks": {"bench": str(tmp_path / "bench.parquet")}, "questions": questions}}
+        selection = pipeline.run(recipe(len(rows), curation), made, tmp_path)
+        assert selection.rows["x"] == rows
+        told = selection.report["pools"]["x"]["contamination"]
+        assert (told["same_question_other_image"], told["same_stem_other_image"]) == (0, 1)
+        assert told["examples"][0]["reason"] == "benchmark_stem"
+
+
+def test_a_step_that_is_none_is_not_taken() -> None:
+    assert read_settings({"contamination": "none", "difficulty": "none", "representative": "none"}) == read_settings({})
+
+
+def test_a_quick_look_takes_what_curation_leaves(tmp_path: Path) -> None:
+    made = pools(tmp_path, x=[question(1), question(1)])
+    quick = Recipe("r", "", {"x": Part("x", "x", 2)}, curation={"duplicates": True}, quick=True)
+    assert pipeline.run(quick, made, tmp_path).rows["x"] == [0]
 
 
 def test_a_shortage_names_the_source_and_its_counts(tmp_path: Path) -> None:
@@ -206,7 +233,6 @@ def test_measure_counts_its_progress(tmp_path: Path) -> None:
     [
         ({"duplicate": True}, "curation.duplicate"),
         ({"duplicates": 1}, "curation.duplicates"),
-        ({"contamination": {}}, "curation.contamination.benchmarks"),
         ({"contamination": {"benchmarks": {"b": "x"}, "distance": 40}}, "curation.contamination.distance"),
         ({"contamination": {"benchmarks": {"b": "x"}, "questions": "maybe"}}, "curation.contamination.questions"),
         ({"difficulty": {"rollouts": 1}}, "curation.difficulty.rollouts"),
@@ -237,13 +263,18 @@ def test_a_data_recipe_runs_its_steps_and_tells_of_them_in_the_manifest(tmp_path
     assert counts["kept"] == 4 == made["rows"]["train.parquet"]
     assert counts["pool"] == counts["kept"] + sum(counts["dropped"].values())
     assert counts["dropped"]["duplicate"] > 0  # the fixture repeats its rows
-    for file in ("train.parquet", "manifest.json"):
+    lines = [json.loads(text) for text in (tmp_path / "a" / "dropped.jsonl").read_text().splitlines()]
+    assert len(lines) == counts["pool"] - counts["kept"]
+    assert Counter(line["reason"] for line in lines) == counts["dropped"]
+    assert {(line["pool"], line["uid"]) for line in lines} == {("sat", f"sat-train-{line['row']}") for line in lines}
+    for file in ("train.parquet", "manifest.json", "dropped.jsonl"):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
 
 
 def test_rollouts_of_a_recipe_have_a_bar_and_the_summary_tells_of_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
+    sat = sets.sat(tmp_path / "sat")
     rows = [question(number) for number in range(10)]  # right in none, 1, 2, 3 and all of four rollouts, twice each
     made = {"sources": {"x": {}}, "rows": {"train.parquet": 10}, "files": {}, "settings": {}}
 
@@ -257,7 +288,7 @@ def test_rollouts_of_a_recipe_have_a_bar_and_the_summary_tells_of_them(
     monkeypatch.setattr(pipeline, "endpoint_sampler", lambda *_: BaseModel())
     node = {"difficulty": {"base_url": "http://127.0.0.1:1/v1", "model": "scripted", "keep_rest": 0.5}}
     shown: list[tuple[str, int, int | None]] = []
-    recipe_of = Recipe("r", "", {"x": Part("sat", str(tmp_path), 6)}, curation=node)
+    recipe_of = Recipe("r", "", {"x": Part("sat", str(sat), 6)}, curation=node)
     result = data_recipe.run(recipe_of, tmp_path / "out", progress=lambda name: lambda done, total: shown.append((name, done, total)))
     assert shown[-1] == ("x, rollouts", 10, 10)
     assert command._curation(result["curation"]["pools"]["x"]) == (
@@ -272,6 +303,11 @@ def test_rollouts_of_a_recipe_have_a_bar_and_the_summary_tells_of_them(
         ({"difficulty": {"model": "m"}}, "curation.difficulty.base_url"),
         ({"difficulty": {"base_url": "http://127.0.0.1:1/v1"}}, "curation.difficulty.model"),
         ({"contamination": {"benchmarks": {"b": "/absent"}}}, "curation.contamination.benchmarks.b"),
+        ({"contamination": {}}, "curation.contamination.benchmarks"),
+        (
+            {"contamination": {}, "difficulty": {}},
+            "curation.contamination.benchmarks, curation.difficulty.base_url, curation.difficulty.model",
+        ),
     ],
 )
 def test_what_the_steps_need_is_asked_for_before_the_pools(node: dict[str, Any], key: str, tmp_path: Path) -> None:

@@ -105,6 +105,24 @@ def test_realworldqa_takes_instructions_off_and_knows_free_answers(tmp_path: Pat
     assert all("Please answer" not in r.question for r in records)
 
 
+def test_realworldqa_a_letter_without_options_is_no_open_answer(tmp_path: Path) -> None:
+    """Options that are not recognised would make the gold "B" of an open question; where a word is asked for, a letter is a word."""
+    rows = [
+        ("Which way?\n1) left\n2) right\n" + sets.LETTER, "B"),
+        ("Which way? left or right", "(b)"),
+        ("Which letter is on the sign? " + sets.WORD, "B"),
+        ("Which row of seats?\n" + sets.LETTER, "third"),
+    ]
+    table = [{"question": question, "answer": answer, "image": sets.embedded("x.webp")} for question, answer in rows]
+    sets.parquet(tmp_path / "data" / "test-00000-of-00001.parquet", table, "image", sets.EMBEDDED)
+    records, rejects = load("realworldqa", tmp_path)
+    assert [(record.uid, record.gold_text) for record in records] == [("realworldqa-2", "B")]
+    assert [(reject.uid, reject.reason) for reject in rejects] == [
+        (f"realworldqa-{row}", "answer_not_in_options") for row in (0, 1, 3)
+    ]  # fmt: skip
+    assert "shows no options" in rejects[0].detail
+
+
 @pytest.mark.parametrize("builder", [sets.sat_real, sets.sat_real_v2])
 def test_circular_evaluation_covers_every_order_once(builder, tmp_path: Path) -> None:
     records, _ = load("sat_real", builder(tmp_path))

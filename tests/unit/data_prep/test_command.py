@@ -28,8 +28,13 @@ def test_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     viscot, images = sets.viscot(tmp_path / "viscot")
     places = [f"sat.in={sets.sat(tmp_path / 'sat')}", f"vgr.in={vgr}", f"vgr.images={root}", f"viscot.in={viscot}", f"viscot.images={images}",
               f"treevgr_rl.in={sets.treevgr(tmp_path / 'tree')}"]  # fmt: skip
-    assert main(["recipe=fgrpo_rl_49k", f"out={tmp_path / 'out'}", "limit=2", *places, "curation={}"]) == 0
-    assert "val.parquet: 1 rows" in capsys.readouterr().out.replace("\n", "")
+    assert main(["recipe=fgrpo_rl_49k", f"out={tmp_path / 'out'}", "limit=2", *places]) == 2
+    assert "or say curation.contamination=none curation.difficulty=none" in capsys.readouterr().err
+    left_out = ["curation.contamination=none", "curation.difficulty=none"]
+    assert main(["recipe=fgrpo_rl_49k", f"out={tmp_path / 'out'}", "limit=2", *places, *left_out]) == 0
+    told = capsys.readouterr().out.replace("\n", "")
+    assert "val.parquet: 1 rows" in told
+    assert "curation of sat: 2 of 2 rows" in told
 
 
 @pytest.mark.parametrize(

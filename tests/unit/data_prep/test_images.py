@@ -3,6 +3,7 @@
 import io
 from pathlib import Path
 
+import numpy as np
 import pytest
 import training_sets as sets
 from PIL import Image as Pillow
@@ -121,3 +122,45 @@ def test_links_of_the_hubs_cache_stay_inside_their_repository(tmp_path: Path) ->
     assert load_image("1.jpg", root=root)[0].wh == (8, 6)
     assert refused("2.jpg", root=root) == "image_outside_root"
     assert refused("../../../blobs/0a1b", root=root) == "image_outside_root"  # a row may not name a blob itself
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"subsampling": 0}], ids=["baseline", "progressive", "full colour"])
+def test_the_quick_look_at_a_jpeg_finds_what_a_full_one_finds(options: dict, tmp_path: Path) -> None:
+    """Decoding at an eighth of the size reads every coefficient: it stops where full decoding stops, cut wherever it may be."""
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 90, 3), dtype=np.uint8)
+    data = sets.encode(Pillow.fromarray(pixels), "JPEG", **options)
+
+    def full(cut: bytes) -> str:
+        try:
+            with Pillow.open(io.BytesIO(cut)) as picture:
+                picture.load()
+        except OSError as error:
+            return "image_truncated" if "truncated" in str(error) else "image_unreadable"
+        return ""
+
+    def quick(cut: bytes) -> str:
+        try:
+            load_image(cut)
+        except Unusable as error:
+            return error.reason
+        return ""
+
+    cuts = [data[:length] for length in range(200, len(data), 97)] + [data[:-1], data]
+    assert [quick(cut) for cut in cuts] == [full(cut) for cut in cuts]
+    assert quick(data) == "" != quick(data[: len(data) // 2])
+
+
+def test_links_below_the_root_are_followed_file_by_file(tmp_path: Path) -> None:
+    """Folders are looked at once; a file's own link is looked at every time."""
+    root = tmp_path / "root"
+    sets.put(root / "a" / "1.jpg", sets.jpeg(30, 30))
+    sets.put(tmp_path / "outside" / "2.jpg", sets.jpeg(30, 30))
+    (root / "b").symlink_to(root / "a")
+    (root / "away").symlink_to(tmp_path / "outside")
+    (root / "a" / "2.jpg").symlink_to(tmp_path / "outside" / "2.jpg")
+    (root / "a" / "3.jpg").symlink_to("1.jpg")
+    for name in ("a/1.jpg", "b/1.jpg", "a/3.jpg", "a/../b/./1.jpg"):
+        assert inside_root(name, root) == root / "a" / "1.jpg"
+    for name in ("away/2.jpg", "a/2.jpg", "b/2.jpg", "../outside/2.jpg", "a/../../root2"):
+        with pytest.raises(Unusable, match="image_outside_root"):
+            inside_root(name, root)

@@ -1,23 +1,28 @@
 """From a source to a finished data set: formats, rejects, manifest, interruption, and the same bytes every time."""
 
 import base64
+import hashlib
 import json
 import shutil
 from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import benchmark_sets as benchmarks
+import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import training_sets as sets
+from PIL import Image
 
 from data_prep import manifest, prepare
 from data_prep.frames import Frame
 from data_prep.prepare import Job
-from data_prep.rejects import Tally, TooManyRejects
+from data_prep.rejects import TooManyRejects
+from data_prep.rl_schema import SCHEMA
 from data_prep.scenes.dataset import SceneDataSettings, write_scenes
 from data_prep.writers import read_rl, write_rl
-from data_prep.writers.rl import SCHEMA
 from faithful_rl.config import ConfigError
 from faithful_rl.rewards.suite import Reference
 
@@ -50,9 +55,7 @@ def test_rl_rows_are_what_the_reward_reads(name: str, tmp_path: Path) -> None:
 def test_columns_are_those_of_the_scenes(tmp_path: Path) -> None:
     write_scenes(tmp_path / "scenes", SceneDataSettings(train=1, val=1, test=1))
     scenes = pq.read_schema(tmp_path / "scenes" / "train.parquet")
-    assert scenes.names == SCHEMA.names
-    assert scenes.field("extra_info").type == SCHEMA.field("extra_info").type
-    assert scenes.field("images").type.value_type.field(0) == SCHEMA.field("images").type.value_type.field(0)
+    assert scenes.equals(SCHEMA)
     # and a scenes row is a record like any other
     (record,) = read_rl(tmp_path / "scenes" / "train.parquet")
     assert record.boxes
@@ -190,6 +193,33 @@ def test_the_original_row_is_in_the_rejects_file(tmp_path: Path) -> None:
     cut = next(line for line in lines if line["reason"] == "image_truncated")
     assert base64.b64decode(cut["source_row"]["image_bytes"][0]["base64"]) == sets.jpeg()[:2000]
     assert cut["source_row"]["correct_answer"] == "yes"
+    assert not (tmp_path / "out" / "rejects").exists()
+
+
+def test_a_large_image_of_a_reject_is_kept_as_a_file(tmp_path: Path) -> None:
+    """Above 1 MiB a value stands beside the line; manifest and hash check know it, and an early end keeps it too."""
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    large = sets.encode(Image.fromarray(noise), "PNG")
+    assert len(large) > 2**20
+    location = sets.sat(tmp_path / "raw", copies=1)
+    path = location / "SAT_train.parquet"
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    rows.append({**rows[1], "image_bytes": [large[:-1000]]})
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+    digest = hashlib.sha256(large[:-1000]).hexdigest()
+    with pytest.raises(TooManyRejects):
+        prepare.prepare(Job("sat", str(location), tmp_path / "out"))
+    assert (tmp_path / "out" / ".parts" / "rejects" / f"{digest[:32]}.bin").read_bytes() == large[:-1000]
+    made = prepare.prepare(Job("sat", str(location), tmp_path / "out", reject_share=0.5))
+    (line,) = [json.loads(text) for text in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    (cell,) = line["source_row"]["image_bytes"]
+    assert cell == {"bytes": len(large) - 1000, "sha256": digest, "file": f"rejects/{digest[:32]}.bin"}
+    assert (tmp_path / "out" / cell["file"]).read_bytes() == large[:-1000]
+    assert made["files"][cell["file"]]["sha256"] == digest
+    (tmp_path / "out" / cell["file"]).write_bytes(b"damaged")
+    with pytest.raises(ConfigError, match="missing or differs"):
+        prepare.prepare(Job("sat", str(location), tmp_path / "out", reject_share=0.5))
 
 
 def test_hopeless_input_stops_before_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,17 +240,15 @@ def test_a_file_that_breaks_off_fails_whatever_the_share(tmp_path: Path) -> None
 
 
 def test_a_uid_that_comes_twice(tmp_path: Path) -> None:
-    from data_prep.record import Record
-
-    tally = Tally()
-    parts = prepare._Parts(tmp_path / "parts", "key")
-    record = _records(tmp_path)[0]
-    from data_prep.formats import get_format
-
-    parts.add([record, record], get_format("rl"), "none", Frame())
-    assert (parts.tally.kept, parts.tally.rejected) == (1, {"duplicate_uid": 1})
-    assert isinstance(record, Record)
-    assert tally.share == 0.0
+    """It is a reject like any other: counted, and its row kept as it was."""
+    location = benchmarks.omnispatial(tmp_path / "raw")
+    file = location / "OmniSpatial-test" / "data.json"
+    rows = json.loads(file.read_text())
+    file.write_text(json.dumps([*rows, {**rows[0], "answer": 1}]))
+    made = prepare.prepare(Job("omnispatial", str(location), tmp_path / "out", reject_share=0.5))
+    assert made["sources"]["omnispatial"]["rejected"] == {"duplicate_uid": 1}
+    (line,) = [json.loads(text) for text in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    assert (line["row"], line["source_row"]) == (3, {**rows[0], "answer": 1})
 
 
 def test_a_full_disk_leaves_what_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,15 +1,18 @@
 """Recipes: several sources, one mixture."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import training_sets as sets
 import yaml
 
-from data_prep import recipe
+from data_prep import lock, manifest, recipe, sources
+from data_prep.curation.settings import Contamination, Difficulty, Representative
 from data_prep.frames import Frame
 from data_prep.writers import read_rl
 from faithful_rl.config import ConfigError
@@ -98,11 +101,57 @@ def test_mistakes_are_named(overrides: dict[str, str], message: str, tmp_path: P
         recipe.run(recipe.read_recipe(str(write(tmp_path)), overrides), tmp_path / "out")
 
 
-@pytest.mark.parametrize("mistake", [{"vgr.colour": "3"}, {"vgr.in": "/absent"}, {"vgr.source": "vgrr"}])
-def test_a_mistake_in_the_last_source_is_found_before_the_first_pool(mistake: dict[str, str], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError):
+@pytest.mark.parametrize(
+    ("mistake", "key"),
+    [
+        ({"vgr.colour": "3"}, "vgr.colour"),
+        ({"vgr.in": "/absent"}, "vgr.in"),
+        ({"vgr.in": "/"}, "vgr.in"),  # a directory that holds nothing of it
+        ({"vgr.source": "vgrr"}, "source"),
+        ({"vgr.images": "/absent"}, "vgr.images"),
+        ({"vgr.cot": ""}, "vgr.cot"),
+    ],
+)
+def test_a_mistake_in_the_last_source_is_found_before_the_first_pool(mistake: dict[str, str], key: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
         recipe.run(recipe.read_recipe(str(write(tmp_path)), mistake), tmp_path / "out")
+    assert caught.value.key == key
     assert not (tmp_path / "out").exists()
+
+
+def test_every_row_that_is_not_in_the_mixture_has_a_line(tmp_path: Path) -> None:
+    """Also without any curation; the row itself stays in its pool under the number that the line gives."""
+    made = recipe.run(recipe.read_recipe(str(write(tmp_path))), tmp_path / "out")
+    lines = [json.loads(text) for text in (tmp_path / "out" / "dropped.jsonl").read_text().splitlines()]
+    assert {name: sum(line["pool"] == name for line in lines) for name in ("sat", "vgr")} == {"sat": 18, "vgr": 1}
+    assert {line["reason"] for line in lines} == {"not_drawn"}
+    mixed = {record.uid for split in ("train", "val") for record in read_rl(tmp_path / "out" / f"{split}.parquet")}
+    for name in ("sat", "vgr"):
+        pool = {number: record.uid for number, record in enumerate(read_rl(tmp_path / "out" / "pools" / name / "train.parquet"))}
+        here = {line["row"]: line["uid"] for line in lines if line["pool"] == name}
+        assert {uid for number, uid in pool.items() if here.get(number) != uid} <= mixed
+    assert made["files"]["dropped.jsonl"]["sha256"] == manifest.sha256(tmp_path / "out" / "dropped.jsonl")
+
+
+def test_rejects_of_the_pools_are_kept_with_their_large_images(tmp_path: Path) -> None:
+    sat = sets.sat(tmp_path / "sat", copies=2)
+    path = sat / "SAT_train.parquet"
+    table = pq.read_table(path)
+    large = sets.jpeg()[:500] + bytes(2**20)
+    pq.write_table(pa.Table.from_pylist([*table.to_pylist(), {**table.to_pylist()[0], "image_bytes": [large]}], schema=table.schema), path)
+    tree = {"reject_share": 0.5, "sources": {"sat": {"in": str(sat), "amount": 3}}}
+    (tmp_path / "one.yaml").write_text(yaml.safe_dump(tree))
+    made = recipe.run(recipe.read_recipe(str(tmp_path / "one.yaml")), tmp_path / "out")
+    (line,) = [json.loads(text) for text in (tmp_path / "out" / "rejects.jsonl").read_text().splitlines()]
+    name = line["source_row"]["image_bytes"][0]["file"]
+    assert (tmp_path / "out" / name).read_bytes() == large
+    assert name in made["files"]
+
+
+def test_two_runs_of_a_recipe_on_one_directory(tmp_path: Path) -> None:
+    chosen = recipe.read_recipe(str(write(tmp_path)))
+    with lock.held(tmp_path / "out"), pytest.raises(ConfigError, match="another process makes data"):
+        recipe.run(chosen, tmp_path / "out")
 
 
 def test_a_limit_of_nothing_is_refused(tmp_path: Path) -> None:
@@ -121,9 +170,37 @@ def test_shipped_recipes_read(name: str) -> None:
     assert shipped.description
     assert shipped.frame == Frame()  # pinned in one place: data_prep.frames
     for part in shipped.sources.values():
-        from data_prep import sources
-
         sources.get(part.source).resolved(part.options)
+
+
+@pytest.mark.parametrize("name", recipe.names())
+def test_shipped_recipes_repeat_no_default(name: str) -> None:
+    """What a recipe says differs from what holds without it."""
+    tree = yaml.safe_load((recipe.FOLDER / f"{name}.yaml").read_text())
+    defaults = {field.name: field.default for field in fields(recipe.Recipe)} | {"frame": Frame().as_dict(), "curation": {}}
+    assert [key for key, value in tree.items() if key != "sources" and value == defaults.get(key)] == []
+    for source, node in tree["sources"].items():
+        known = {**sources.COMMON_OPTIONS, **sources.get(node.get("source", source)).options}
+        given = {"source": source, "in": None, "revision": None, "pool": None, "options": {}}
+        assert [key for key, value in node.items() if key in given and given[key] == value] == []
+        assert [key for key, value in node.get("options", {}).items() if known[key] == value] == []
+    steps = {"difficulty": Difficulty, "contamination": Contamination, "representative": Representative}
+    for step, kind in steps.items():
+        own = tree["curation"].get(step) or {}
+        assert [key for key, value in own.items() if getattr(kind(), key) == value] == []
+
+
+def test_the_shipped_rl_recipe_curates_or_says_what_it_needs(tmp_path: Path) -> None:
+    shipped = recipe.read_recipe("fgrpo_rl_49k", {f"{name}.in": str(tmp_path) for name in ("sat", "vgr", "viscot", "treevgr_rl")})
+    with pytest.raises(ConfigError) as caught:
+        recipe.run(shipped, tmp_path / "out")
+    assert caught.value.key == "curation.contamination.benchmarks, curation.difficulty.base_url"
+    assert caught.value.fix == (
+        "Add curation.contamination.benchmarks='{cvbench: data/cv_bench}' curation.difficulty.base_url=http://127.0.0.1:8000/v1, "
+        "or say curation.contamination=none curation.difficulty=none."
+    )
+    assert shipped.curation["duplicates"] is True
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_papers_amounts() -> None:

@@ -146,8 +146,37 @@ def test_vgr_never_mixes_its_two_files(tmp_path: Path) -> None:
 def test_a_bad_box_may_be_dropped_with_a_note(tmp_path: Path) -> None:
     location, root = sets.vgr(tmp_path, bad=True)
     records, _ = load("vgr", location, {"images": str(root), "cot": "short", "bad_boxes": "drop"})
-    flat = next(record for record in records if record.uid == "vgr-short-3")
-    assert (flat.boxes, flat.notes, flat.response) == ((), ("box_degenerate_dropped",), "<think>x</think><answer>a</answer>")
+    text = next(record for record in records if record.uid == "vgr-short-4")
+    assert (text.boxes, text.notes, text.response) == ((), ("box_degenerate_dropped",), "<think>x</think><answer>a</answer>")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        "<think>So <answer>b</answer>.</think> Final answer: a",
+        "<think>See <bbox>[1,2,3,4]</bbox>.</think> Final answer: a",
+        "<think>See < /BBox >.</think> Final answer: a",
+        "<think>x</think> Final answer: <answer>a</answer>",
+    ],
+)
+def test_vgr_chains_with_tags_of_our_format_are_no_targets(told: str, tmp_path: Path) -> None:
+    sets.put(tmp_path / "gqa" / "1.jpg", sets.jpeg(64, 48))
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": told}]
+    pq.write_table(pa.Table.from_pylist([{"image": "gqa/1.jpg", "conversations": turns}]), tmp_path / "vgr_shortcot.parquet")
+    records, rejects = load("vgr", tmp_path)
+    assert (records, [reject.reason for reject in rejects]) == ([], ["reserved_tag"])
+
+
+def test_vgr_drops_a_region_without_area_and_keeps_the_row(tmp_path: Path) -> None:
+    """Such regions are known to be in the set; a region that is no four numbers is still a reject."""
+    sets.put(tmp_path / "gqa" / "1.jpg", sets.jpeg(64, 48))
+    told = "<think>Here <SOT>[0.5, 0.5, 0.5, 0.9]<EOT><image> and <SOT>[0.25, 0.5, 0.5, 0.75]<EOT><image>.</think> Final answer: a"
+    turns = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": told}]
+    pq.write_table(pa.Table.from_pylist([{"image": "gqa/1.jpg", "conversations": turns}]), tmp_path / "vgr_shortcot.parquet")
+    (record,), rejects = load("vgr", tmp_path)
+    assert rejects == []
+    assert (record.boxes, record.notes) == (((16.0, 24.0, 32.0, 36.0),), ("box_degenerate_dropped",))
+    assert record.response == "<think>Here and <bbox>[16,24,32,36]</bbox>.</think><answer>a</answer>"
 
 
 def test_viscot_folders_clipping_and_further_columns(tmp_path: Path) -> None:
@@ -239,6 +268,42 @@ def test_text_that_no_file_can_hold(tmp_path: Path) -> None:
     assert found[0] == {"question": "left"}
     assert (found[1].uid, found[1].reason) == ("b-b.parquet-0-1", "not_unicode")
     assert found[2] == {"question": "right"}
+
+
+def test_a_folder_with_both_layouts_is_read_once(tmp_path: Path) -> None:
+    sets.sat(tmp_path)
+    sets.sat(tmp_path, "v2")
+    records, _ = load("sat", tmp_path)
+    assert len(records) == 5
+
+
+def test_a_file_of_another_split_is_said(tmp_path: Path) -> None:
+    """SAT_test.parquet is SAT-Real: it must not become a training set by being named."""
+    sets.sat(tmp_path, split="test")
+    with pytest.raises(
+        ConfigError, match=r"sat\.split: found train for the file SAT_test\.parquet.*read it as sat_real, or say split=test"
+    ):
+        load("sat", tmp_path / "SAT_test.parquet")
+    assert len(load("sat", tmp_path / "SAT_test.parquet", {"split": "test"})[0]) == 5
+    location, root = sets.viscot(tmp_path / "viscot")
+    file = (location / "cub_cot_train.jsonl").rename(location / "cub_cot_val.jsonl")
+    with pytest.raises(ConfigError, match=r"viscot\.split: found train for the file cub_cot_val\.jsonl"):
+        load("viscot", file, {"images": str(root)})
+
+
+@pytest.mark.parametrize("name", ["sat", "viscot"])
+def test_a_split_cannot_lead_out_of_the_directory(name: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=rf"{name}\.split: found '\.\./evil', expected one of train"):
+        load(name, tmp_path, {"split": "../evil"})
+
+
+def test_a_subset_cannot_lead_out_of_the_image_root(tmp_path: Path) -> None:
+    location, root = sets.viscot_363k(tmp_path)
+    row = json.loads(location.read_text())[0]
+    row["image"] = [name.replace("cot/gqa/1.jpg", "cot/../elsewhere.jpg") for name in row["image"]]
+    location.write_text(json.dumps([row]))
+    records, rejects = load("viscot_363k", location, {"images": str(root)})
+    assert (records, [reject.reason for reject in rejects]) == ([], ["image_outside_root"])
 
 
 def test_nothing_there_and_unknown_options(tmp_path: Path) -> None:

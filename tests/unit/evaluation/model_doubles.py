@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from faithful_rl.evaluation import servers
+from faithful_rl.evaluation import known_box, servers
 from faithful_rl.judges.backend import JudgeFailure
 from faithful_rl.judges.chat import Completion
 from faithful_rl.types import Reason
@@ -66,9 +66,12 @@ def refused(words: str = "answered 400: prompt is too long") -> JudgeFailure:
 
 
 def use_fleet(monkeypatch: pytest.MonkeyPatch, *chats: ModelDouble) -> None:
-    """`start_fleet` gives these replicas, whatever the settings say."""
+    """`start_fleet` gives these replicas, whatever the settings say; no processor is loaded for them (tests/unit/test_known_box.py)."""
 
     async def start(settings: Any, images: int, logs: Path) -> servers.Fleet:
         return servers.Fleet("double", list(chats))
 
+    async def unchecked(settings: Any) -> None: ...
+
     monkeypatch.setattr(servers, "start_fleet", start)
+    monkeypatch.setattr(known_box, "check", unchecked)

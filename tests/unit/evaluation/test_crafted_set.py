@@ -1,14 +1,13 @@
 """The whole path from predictions to figures on the crafted set: every row, and every figure worked by hand."""
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import crafted
 import pytest
 from scipy import stats
-from sklearn.metrics import accuracy_score, cohen_kappa_score, confusion_matrix
+from sklearn.metrics import accuracy_score, confusion_matrix
 
 from faithful_rl import evaluate
 from faithful_rl.evaluation.figures import METRICS
@@ -103,8 +102,11 @@ def test_what_was_odd_about_the_file_is_said(evaluated) -> None:
     notes = evaluated[1]["benchmarks"]["crafted"]["notes"]
     assert notes[0] == "1 prediction(s) of unknown ids left out: q99"
     assert notes[1] == "1 prediction(s) twice with the same text, counted once: q00"
-    assert notes[2] == "2 question(s) without a response (no prediction): q46, q47"
-    assert notes[3].startswith("small set: accuracy is known to within 1")
+    assert notes[2] == "1 torn last line, which is not JSON, left out: line 49"
+    assert notes[3] == "2 question(s) without a response (no prediction): q46, q47"
+    assert notes[4].startswith("small set: accuracy is known to within 1")
+    left_out = json.loads((evaluated[2] / "predictions_left_out.json").read_text())
+    assert left_out == {"crafted": {"unknown": ["q99"], "repeated": ["q00"], "not_json": ["line 49"], "missing": ["q46", "q47"]}}
 
 
 def test_accuracy_and_cells_agree_with_sklearn(evaluated) -> None:
@@ -142,9 +144,11 @@ def test_comparison_equals_scipys_binomial_test_and_hand_counts(evaluated, tmp_p
     assert accuracy["difference"]["value"] == pytest.approx(-3 / 46)
     assert (inconsistency["only_a"], inconsistency["only_b"]) == (0, 6)
     assert inconsistency["p"] == pytest.approx(2 * 0.5**6)
-    # Holm: the smaller of two p values times 2
-    assert inconsistency["p_holm"] == pytest.approx(4 * 0.5**6)
-    assert accuracy["p_holm"] == pytest.approx(max(accuracy["p"], 4 * 0.5**6))
+    # Holm: the smallest of eight p values times 8 (accuracy, IR, R_S, R_G, format, unparsed, truncated, right for a false reason)
+    assert inconsistency["p_holm"] == pytest.approx(8 * 2 * 0.5**6)
+    assert accuracy["p_holm"] == 1.0
+    # three of 36 moved, all up: 1 of 8 ways of signs on each side
+    assert (pairs["semantic_grounding"]["test"], pairs["semantic_grounding"]["p"]) == ("sign flips over questions", pytest.approx(0.25))
     # three responses from 0 to 1 among the 36 with judged sentences on both sides
     assert pairs["semantic_grounding"]["n"] == 36
     assert pairs["semantic_grounding"]["difference"]["value"] == pytest.approx(3 / 36)
@@ -208,18 +212,3 @@ def test_untagged_reasoning_can_be_judged_where_a_user_asks_for_it(tmp_path: Pat
         _, _, directory = run(tmp_path, f"untagged_{untagged}", f"untagged={untagged}", change={uid: text})
         row = next(row for row in read_rows(directory, "crafted") if row["uid"] == uid)
         assert (row["consistent"], row["format"], row["correct"]) == (expected, False, True)
-
-
-def kappa_by_sklearn(pairs: Sequence[tuple[bool, bool]]) -> float:
-    return float(cohen_kappa_score(*zip(*pairs, strict=True)))
-
-
-def test_kappa_of_rule_and_model_equals_sklearn() -> None:
-    from faithful_rl.evaluation.reading import agreement
-
-    pairs = [(True, True)] * 20 + [(True, False)] * 3 + [(False, True)] * 2 + [(False, False)] * 15
-    rows = [{"generated": True, "rule_correct": a, "llm_correct": b, "place": "answer_tag"} for a, b in pairs]
-    rows += [{"generated": True, "rule_correct": False, "llm_correct": None, "place": "llm"}, {"generated": False, "llm_correct": None}]
-    found = agreement(rows)
-    assert (found["read"], found["failed"], found["agreement"], found["decided_by_model"]) == (40, 1, 35 / 40, 1)
-    assert found["kappa"]["value"] == pytest.approx(kappa_by_sklearn(pairs))

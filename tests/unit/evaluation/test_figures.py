@@ -1,11 +1,13 @@
 """Conventions, groups, coverage, seeds and power on small sets worked by hand."""
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from scipy import stats
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.proportion import proportion_confint
 
@@ -48,7 +50,7 @@ def test_a_pair_without_one_of_its_responses_is_no_pair() -> None:
 
 def test_sat_real_counts_orders_together_and_apart() -> None:
     found = figures.conventions(rows("101011", groups="aabbcc"), ["circular_mean", "all_orders"])
-    assert found["circular_mean"] == found["per_question"]
+    assert found["circular_mean"] == {**found["per_question"], "unit": "trials"}
     assert found["circular_mean"]["value"] == pytest.approx(4 / 6)
     assert found["all_orders"]["value"] == pytest.approx(1 / 3)
 
@@ -60,11 +62,11 @@ def test_cvbench_weighs_its_sources_equally() -> None:
     assert found["mean_of_strata"]["value"] == pytest.approx((0.75 + 0.2) / 2)
     assert found["per_question"]["value"] == pytest.approx(5 / 14)
     assert found["mean_of_strata"]["low"] < 0.475 < found["mean_of_strata"]["high"]
-    parts = {"cvbench_2d": {"conventions": found, "metrics": {"accuracy": {"n": 14}}}}
-    parts["cvbench_3d"] = {"conventions": {"per_question": {"value": 0.5}}, "metrics": {"accuracy": {"n": 6}}}
+    parts = {"cvbench_2d": {"conventions": found, "metrics": {"accuracy": {"n": 14}}, "questions": 14}}
+    parts["cvbench_3d"] = {"conventions": {"per_question": {"value": 0.5}}, "metrics": {"accuracy": {"n": 6}}, "questions": 7}
     both = figures.combined_mean(parts, ["cvbench_2d", "cvbench_3d"], ["mean_of_strata", "per_question"])
     assert both is not None
-    assert (both["value"], both["n"]) == (pytest.approx((0.475 + 0.5) / 2), 20)
+    assert (both["value"], both["n"], both["of"]) == (pytest.approx((0.475 + 0.5) / 2), 20, 21)
     assert (
         figures.combined_mean({"cvbench_2d": parts["cvbench_2d"]}, ["cvbench_2d", "cvbench_3d"], ["mean_of_strata", "per_question"]) is None
     )
@@ -98,7 +100,8 @@ def test_coverage_counts_failed_judges_and_missing_responses() -> None:
     assert (entry["questions"], entry["generated"], entry["scored"], entry["coverage"]) == (8, 4, 3, 3 / 8)
     assert entry["metrics"]["accuracy"]["n"] == 4
     assert entry["metrics"]["inconsistency_rate"]["n"] == 3
-    assert entry["metrics"]["semantic_grounding"] == {"value": None, "low": None, "high": None, "n": 0}
+    # four that nobody asked about and one without a response; the reasoning of the sixth has nothing to judge
+    assert entry["metrics"]["semantic_grounding"] == {"value": None, "low": None, "high": None, "n": 0, "of": 4}
     assert entry["cells"]["unscored"] == 1
     assert entry["notes"][:3] == [
         "limited to 5 of 8 questions (limit=5)",
@@ -151,8 +154,10 @@ def test_questions_that_only_share_a_name_are_refused() -> None:
 
 
 def test_several_seeds_are_resampled_with_their_questions() -> None:
-    a = [evaluated("1010101010"), evaluated("1010101011")]
-    b = [evaluated("1111101010"), evaluated("1111101011")]
+    a, b = (
+        [replace(evaluated(one), directory=Path(one)) for one in side]
+        for side in (("1010101010", "1010101011"), ("1111101010", "1111101011"))
+    )
     entries = {one["metric"]: one for one in compare(a, b)}
     accuracy = entries["accuracy"]
     assert accuracy["seeds"] == [2, 2]
@@ -160,8 +165,8 @@ def test_several_seeds_are_resampled_with_their_questions() -> None:
     assert accuracy["difference"]["value"] == pytest.approx(0.2)
     assert accuracy["difference_t_over_seeds"] == {
         "value": pytest.approx(0.2),
-        "low": pytest.approx(0.2),
-        "high": pytest.approx(0.2),
+        "low": None,  # two equal differences do not say that a third is equal too
+        "high": None,
         "n": 2,
     }
     assert "p" not in accuracy
@@ -174,10 +179,14 @@ def test_the_smallest_difference_that_so_few_questions_show() -> None:
     spread = differences.std(ddof=1)
     assert TTestPower().power(found / spread, 100, 0.05) == pytest.approx(0.8, abs=1e-4)
     assert found == pytest.approx(2.83 * spread / 10, rel=0.01)  # (1.96 + 0.84) standard errors
-    assert detectable_difference(np.zeros(100)) is None
+    # nobody changed: with power 0.8 six of 100 would have to, all in one direction; the chance of six or more is 0.8 at 7.8%
+    exact = detectable_difference(np.zeros(100))
+    assert exact == pytest.approx(0.0779, abs=5e-5)
+    assert stats.binom.sf(5, 100, exact) == pytest.approx(0.8)
+    assert detectable_difference(np.zeros(5)) is None  # 2 * 0.5 ** 5 is above 0.05
     (accuracy, *_) = compare([evaluated("1100" * 25)], [evaluated("1010" * 25)])
     assert power_note(accuracy).startswith("b, accuracy: 100 questions show a difference of 20.")
-    assert power_note({**accuracy, "difference": {"value": 0.3, "low": 0.1, "high": 0.5, "n": 100}}) == ""
+    assert power_note({**accuracy, "p_holm": 0.01}) == ""  # a difference that was found needs none
 
 
 def test_an_unfinished_or_foreign_directory_cannot_be_compared(tmp_path: Path) -> None:

@@ -36,6 +36,13 @@ def test_a_file_with_overrides(tmp_path: Path) -> None:
     assert from_mapping(to_mapping(pool)) == pool
 
 
+def test_a_vllm_server_may_start_as_long_as_its_pool_unless_it_says_otherwise() -> None:
+    server = {"backend": "vllm", "model": "/models/judge"}
+    pool = from_mapping({"start_seconds": 1800, "consistency": server, "grounding": {**server, "start_timeout_seconds": 900}})
+    assert pool.backend_settings("consistency")["start_timeout_seconds"] == 1800.0
+    assert pool.backend_settings("grounding")["start_timeout_seconds"] == 900
+
+
 def test_a_judges_own_cache_overrides_the_pools_key_by_key() -> None:
     fake = {"backend": "fake", "cache": {"directory": "/verdicts", "memory_entries": 5}}
     plain = {"consistency": fake, "grounding": {"backend": "fake"}, "cache": {"size_limit_mb": 64}}

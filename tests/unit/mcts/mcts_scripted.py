@@ -65,7 +65,7 @@ class GameTeacher:
             written.append(step(rng.choice(self._following(written))))
         return Reply(tuple(written[len(steps) :]), 30)
 
-    def step_tokens(self, record: Record) -> int:
+    def step_tokens(self, record: Record, steps: Sequence[Step]) -> int:
         return 50
 
     async def start(self) -> None: ...

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
@@ -65,6 +66,25 @@ def test_numbers_of_chains_are_kept_and_shortest_come_first() -> None:
     assert [chain.kind for chain in chains] == ["direct"] * 8 + ["corrected"] * 2
     assert [len(chain.steps[0].text.split()) for chain in chains[:8]] == [2, 3, 4, 5, 6, 7, 8, 9]
     assert chains[8].steps[0] != chains[9].steps[0]  # two different wrong turns
+
+
+def test_corrected_chains_are_the_shortest_too() -> None:
+    """Three wrong turns below the question: the tree is surest of the longest one, and trusts the shortest (two of three right)."""
+    long, short, trusted = Step("A long and winding false step."), Step("A false step."), Step("Perhaps.")
+    one_right = Rollout((), 1.0)  # counts in a value and gives no chain
+    grown = Tree("q")
+    grown.grow(
+        ROOT,
+        [
+            Child(RIGHT, 0.25, 1.0, ()),
+            Child(long, 0.25, None, (Rollout((WRONG,), 0.0),) * 2),
+            Child(short, 0.25, None, (Rollout((WRONG,), 0.0), one_right)),
+            Child(trusted, 0.25, None, (Rollout((WRONG,), 0.0), one_right, one_right)),
+        ],
+    )
+    chains = linearise(grown, ChainSettings(direct=0, corrected=3))
+    assert [chain.steps[0] for chain in chains] == [short, long, trusted]
+    assert [chain.steps[-1] for chain in chains] == [RIGHT] * 3
 
 
 def test_of_equally_long_chains_the_more_trusted_comes_first() -> None:
@@ -141,6 +161,7 @@ def test_scenes_become_chains_that_the_exact_judge_accepts(scenes: Path, tmp_pat
     questions = {row["extra_info"]["uid"]: row for row in pq.read_table(scenes / "train.parquet").to_pylist()}
     assert manifest["counts"]["questions"] == 12
     assert manifest["sources"]["questions"]["manifest"]["dataset"] == "scenes"
+    assert (manifest["settings"]["frame"]["chain"], manifest["settings"]["frame"]["max_pixels"]) == ("verl", 12_544)
     assert len(rows) == manifest["counts"]["chains_direct"] + manifest["counts"]["chains_corrected"]
     judge = SceneJudge()
     for row in rows:
@@ -171,6 +192,22 @@ def test_the_same_command_gives_the_same_bytes(scenes: Path, tmp_path: Path) -> 
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
     assert run(scenes, tmp_path / "one", "limit=4", "simulations=3") == 0  # again: nothing to do, the same files
     assert (tmp_path / "one" / "manifest.json").read_bytes() == (tmp_path / "two" / "manifest.json").read_bytes()
+
+
+def test_the_bar_of_a_repeated_run_counts_tokens_once(scenes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    class Bar(command.Progress):  # type: ignore[misc]
+        def update(self, task_id: Any, **fields: Any) -> None:
+            seen.append(fields["tokens"])
+            super().update(task_id, **fields)
+
+    monkeypatch.setattr(command, "Progress", Bar)
+    for _ in range(2):
+        assert run(scenes, tmp_path / "out", "limit=3", "simulations=2", "concurrent=1") == 0
+    spent = json.loads((tmp_path / "out" / "manifest.json").read_text())["run"]["tokens"]
+    assert seen[:3] == seen[3:]
+    assert seen[2] == spent
 
 
 def test_shards_share_a_directory(scenes: Path, tmp_path: Path) -> None:

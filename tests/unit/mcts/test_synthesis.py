@@ -1,5 +1,7 @@
 """Questions dealt out to several processes; Ray itself is stood in for."""
 
+import os
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +37,8 @@ def test_a_part_that_fails_ends_the_run(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("argument", "message"),
     [
-        ("shards=none", "shards, cpus"),
+        ("shards=none", "shards: found 'none'"),
+        ("patience=0", "patience > 0 seconds"),
         ("shards=0", "shards >= 1"),
         ("shard=0/2", "deals the questions out itself"),
         ("simulation=2", "found 'simulation=2'"),
@@ -45,3 +48,40 @@ def test_a_part_that_fails_ends_the_run(capsys: pytest.CaptureFixture[str]) -> N
 def test_mistakes_are_named(argument: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert synthesis.main(["in=a", "out=b", "teacher=scene", argument], lambda parts: []) == 2
     assert message in capsys.readouterr().err
+
+
+def test_relative_places_are_made_absolute_for_other_working_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    seen: list[list[str]] = []
+    synthesis.main(["in=data", "out=/shared/out", "teacher=scene", "shards=1"], lambda parts: seen.extend(parts) or [3])
+    assert seen[0][:2] == [f"in={tmp_path / 'data'}", "out=/shared/out"]
+
+
+def test_waiting_ends_when_nobody_saves_anything(tmp_path: Path) -> None:
+    """Two parts, and three looks: in the first a tree is saved, in the second one part ends, after the third patience is over."""
+    os.utime(tmp_path, (1, 1))  # long ago, so that a file in it shows whatever the clock's grain
+    looks: list[int] = []
+
+    def wait(left: list[str], num_returns: int, timeout: float) -> tuple[list[str], list[str]]:
+        assert (num_returns, timeout) == (len(left), 0.001)
+        looks.append(len(left))
+        if len(looks) == 1:
+            (tmp_path / "tree.json").write_text("{}")
+            return [], left
+        if len(looks) == 2:
+            return left[:1], left[1:]
+        threading.Event().wait(timeout)
+        return [], left
+
+    with pytest.raises(synthesis.ClusterProblem, match=r"1 parts saved no tree within 0\.001 s"):
+        synthesis.wait_for(["a", "b"], wait, tmp_path, 0.001)
+    assert looks[:3] == [2, 2, 1]
+    synthesis.wait_for(["a"], lambda left, **more: (left, []), tmp_path, 0.001)
+
+
+def test_a_lost_cluster_leaves_what_is_done(capsys: pytest.CaptureFixture[str]) -> None:
+    def lost(parts: Sequence[list[str]]) -> list[int]:
+        raise synthesis.ClusterProblem("a part was lost (the node died).")
+
+    assert synthesis.main(["in=a", "out=b", "teacher=scene"], lost) == 1
+    assert "the node died). What is done is kept" in capsys.readouterr().err

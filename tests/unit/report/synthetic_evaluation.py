@@ -22,11 +22,14 @@ def put_evaluation(
     figures = pytest.importorskip("faithful_rl.evaluation.figures")
     entries = {}
     for benchmark in benchmarks:
-        rows = [row(benchmark, number, right, contradicting, number < QUESTIONS - missing) for number in range(QUESTIONS)]
+        rows = [
+            {**row(benchmark, number, right, contradicting, number < QUESTIONS - missing), "response": f"{path.name} says {number}"}
+            for number in range(QUESTIONS)
+        ]
         rows_of.write_rows(path, benchmark, rows)
         answered = [one for one in rows if one["generated"]]
         entries[benchmark] = {
-            "questions": QUESTIONS, "generated": len(answered), "scored": len(answered), "coverage": len(answered) / QUESTIONS,
+            "questions": QUESTIONS, "pinned": None, "generated": len(answered), "scored": len(answered), "coverage": len(answered) / QUESTIONS,
             "metrics": figures.metrics(answered), "cells": figures.cells(answered), "by_task_type": {}, "conventions": {},
             "notes": ["its images are small"] if benchmark == "mmvp" else [],
         }  # fmt: skip

@@ -2,6 +2,7 @@
 rollouts scroll and filter while the page answers."""
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ from synthetic_run import put_lines, put_run
 from faithful_rl.report import build, viewer
 from faithful_rl.report.serve import ViewerServer
 
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium on this machine (apt-get install chromium)")
+# .ci/run sets the variable where it has a browser: not finding it there is a failure, and no reason to skip.
+REQUIRED = os.environ.get("FAITHFUL_RL_REQUIRE_BROWSER") == "1"
+pytestmark = pytest.mark.skipif(BROWSER is None and not REQUIRED, reason="no Chromium on this machine (apt-get install chromium)")
 ATTACK = "<script>document.title='taken';console.log('taken')</script><img src='http://127.0.0.1:9/leak.png'>"
 READY = "document.getElementById('viewer').dataset.ready === 'yes'"
 ANSWER_SECONDS = 30.0  # a page that builds 10,000 entries freezes for longer; how fast ours is, benchmarks.report says
@@ -179,6 +182,10 @@ def test_the_keyboard_is_enough(tmp_path: Path) -> None:
         browser.key("/")
         assert browser.run("document.activeElement.dataset.part") == "search"
         browser.run("document.querySelector('.list').focus()")
+        assert browser.run(heading) == "Question 0 of step 100?"  # a training rollout of the last step, with its siblings
+        assert "λ" in text_of(browser, "detail")
+        assert "5 rollouts of one prompt" in text_of(browser, "siblings")
+        browser.key("Home")
         for key, expected in (("ArrowDown", "Question 1 of step 1?"), ("ArrowRight", "Question 2 of step 1?"), ("ArrowUp", "Question 1 of step 1?"),
                               ("End", "Question 9 of step 100?"), ("Home", "Question 0 of step 1?")):  # fmt: skip
             browser.key(key)

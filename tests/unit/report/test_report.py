@@ -16,7 +16,7 @@ from faithful_rl.report.__main__ import main
 from faithful_rl.report.front import way
 from faithful_rl.report.plots import draw_all, phase_seconds, running_mean
 from faithful_rl.report.rollouts import SHOWN, choose, cut, view
-from faithful_rl.report.styles import method_styles
+from faithful_rl.report.styles import legend_columns, method_styles, row_major
 from faithful_rl.report.viewer import script_hash
 from faithful_rl.run_directory import write_json
 
@@ -287,3 +287,76 @@ def test_phases_leave_the_first_step_out() -> None:
 
 def test_runs_without_numbers_draw_nothing() -> None:
     assert draw_all({"empty": [[]]}) == []
+
+
+def unjudged(run: Path, moment: str = "after") -> Path:
+    """The judge of consistency failed on every second held-out question."""
+    for path in (run / "heldout").glob(f"{moment}_*.jsonl"):
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        put_lines(
+            path,
+            [{**line, "consistency_scored": 0.0, "consistency_reason": 4.0} if number % 2 else line for number, line in enumerate(lines)],
+        )
+    return run
+
+
+def test_figures_of_a_part_of_the_answers_say_so_for_one_run(tmp_path: Path) -> None:
+    page = build([unjudged(put_run(tmp_path / "run", questions=60, steps=3))], tmp_path / "report.html").read_text(encoding="utf-8")
+    assert (
+        "Partial, because some answers could not be judged: IR after training, T=1: 30 of 60; IR after training, greedy: 30 of 60." in page
+    )
+    assert page.count('<small class="partial">30 of 60</small>') == 4  # after and change, both decodings
+    assert page.count('<span class="partial">30 of 60</span>') == 2  # the card
+    assert "n = 35" in page  # right answers before training with a judged sentence: no failure, another n
+    whole = build([put_run(tmp_path / "whole", questions=60, steps=3)], tmp_path / "whole.html").read_text(encoding="utf-8")
+    assert 'class="partial"' not in whole
+
+
+def test_figures_of_a_part_of_the_answers_say_so_for_methods(tmp_path: Path) -> None:
+    runs = [put_run(tmp_path / "grpo", "grpo_tiny", questions=60, steps=3), unjudged(put_run(tmp_path / "a|b", questions=60, steps=3))]
+    words = [
+        f"run=GRPO={runs[0]}",
+        f"run=a|b={runs[1]}",
+        f"out={tmp_path / 'r.html'}",
+        f"markdown={tmp_path / 't.md'}",
+        f"figures={tmp_path / 'f'}",
+    ]
+    assert main(words) == 0
+    page, text = (tmp_path / "r.html").read_text(encoding="utf-8"), (tmp_path / "t.md").read_text(encoding="utf-8")
+    assert "Partial, because some answers could not be judged: IR of a|b, T=1: 30 of 60; IR of a|b, greedy: 30 of 60." in page
+    assert page.count('<small class="partial">30 of 60</small>') == 2 + 4  # the two tables, and the folded before and after
+    assert "| a\\|b |" in text
+    assert text.count("(30 of 60)") == 2 + 2  # tables and differences
+    assert "IR 30 of 60" in (tmp_path / "f" / "front.svg").read_text()
+
+
+def test_plots_are_called_by_words() -> None:
+    """Files without stray signs, each constraint's violation beside the sum, phases in words, shares within 0 and 100."""
+    row = {
+        "step": 1.0,
+        "train/accuracy": 1.0,
+        "train/inconsistency_rate": 0.0,
+        "train/consistency": 1.0,
+        "timing_s/gen": 1.0,
+        "timing_s/old_log_prob": 1.0,
+    }
+    for name, score in (("consistency", 0.9), ("semantic_grounding", 0.5)):
+        row |= {f"constraint/{name}/score": score, f"constraint/{name}/threshold": 0.95, f"constraint/{name}/violation": 0.95 - score}
+    made = {plot.name: plot for plot in draw_all({"a": [[row]], "b": [[row]]})}
+    assert {"consistency", "semantic-grounding", "violation", "violation-consistency", "violation-semantic-grounding", "time"} <= set(made)
+    assert not [name for name in made if name != name.strip("-")]
+    assert "log-probabilities" in made["time"].svg
+    assert "old log prob" not in made["time"].svg
+    (axis,) = made["accuracy"].figure.axes
+    assert axis.get_ylim()[1] <= 101
+    (axis,) = made["consistency"].figure.axes
+    (told,) = [text for text in axis.texts if text.get_text().startswith("τ")]
+    assert (told.get_text(), told.xy[0] > 1, told.get_ha()) == ("τ = 95", True, "left")  # beside the panel
+
+
+def test_a_legend_reads_from_left_to_right() -> None:
+    # four columns, the first of two: matplotlib fills column by column
+    assert row_major(["a", "b", "c", "d", "e"], 4) == ["a", "e", "b", "c", "d"]
+    assert row_major(["a", "b", "c", "d"], 2) == ["a", "c", "b", "d"]
+    # 70 signs below a figure of seven inches: three labels of 16 signs, with five for each handle
+    assert (legend_columns(["x" * 16] * 6, 7.0), legend_columns(["x" * 90] * 2, 7.0), legend_columns(["x"] * 6, 7.0)) == (3, 1, 4)

@@ -10,6 +10,7 @@ from synthetic_run import put_lines
 
 from faithful_rl.heldout_statistics import (
     QUANTITIES,
+    Coverage,
     Seeds,
     change,
     difference_over_seeds,
@@ -17,6 +18,7 @@ from faithful_rl.heldout_statistics import (
     over_seeds,
     read_heldout,
     seed_t_interval,
+    worst,
 )
 
 BY_NAME = {quantity.name: quantity for quantity in QUANTITIES}
@@ -116,6 +118,46 @@ def test_differences_between_methods() -> None:
     assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
     assert difference_over_seeds(ours, theirs).value == pytest.approx(np.mean(differences))
     assert difference_over_seeds(ours, ours).value == 0.0
+
+
+def test_what_never_changed_is_not_certain() -> None:
+    """Resampling 100 equal differences sees no spread; 0 of 100 leaves room for 1 - 0.025 ** (1 / 100) = 3.6%."""
+    rows = {f"q{index}": row(float(index % 2)) for index in range(100)}
+    room = 1 - 0.025**0.01
+    found = change(rows, rows, BY_NAME["accuracy"])
+    assert (found.value, found.low, found.high) == (0.0, pytest.approx(-room), pytest.approx(room))
+    lost = change(dict.fromkeys(rows, row(1.0)), dict.fromkeys(rows, row(0.0)), BY_NAME["accuracy"])
+    assert (lost.value, lost.low, lost.high) == (-1.0, -1.0, pytest.approx(-1.0 + 2 * room))
+    longer = change(rows, rows, BY_NAME["response_tokens"])  # a length has no ends to bound it
+    assert (longer.value, math.isnan(longer.low)) == (0.0, True)
+
+
+def test_seeds_that_agree_are_not_certain() -> None:
+    room = 1 - 0.025 ** (1 / 40)
+    right = Seeds(np.ones((2, 40)), np.ones((2, 40)))
+    assert (over_seeds(right).low, over_seeds(right).high) == (pytest.approx(1 - room), 1.0)
+    found = difference_over_seeds(right, right)
+    assert (found.value, found.low, found.high, found.count) == (0.0, pytest.approx(-room), pytest.approx(room), 40)
+    assert math.isnan(seed_t_interval(right, right).low)
+
+
+def test_coverage_tells_a_failure_from_what_does_not_apply() -> None:
+    """Reasons: 2 no reference, 3 nothing to judge, 4 the judge failed; a file without reasons excuses nothing."""
+    unscored = {"semantic_grounding_scored": 0.0, "judged_sentence_count": 0.0}
+    rows = [
+        row(),
+        row(0.0),
+        {**row(), **unscored, "semantic_grounding_reason": 3.0},
+        {**row(), **unscored, "semantic_grounding_reason": 4.0},
+    ]
+    found = BY_NAME["semantic_grounding"].coverage(rows)
+    assert (found.counted, found.applicable, found.total, found.text, found.partial) == (2, 3, 4, "2 of 3 that apply", True)
+    assert BY_NAME["right_for_false_reason"].coverage(rows).text == "1 of 2 that apply"
+    assert BY_NAME["inconsistency_rate"].coverage([row(consistency=None), row()]).text == "1 of 2"
+    assert BY_NAME["accuracy"].coverage(rows).text == ""
+    excused = Coverage(2, 2, 4)
+    assert (excused.text, excused.partial) == ("n = 2", False)
+    assert worst([excused, found, Coverage(4, 4, 4)]) == found
 
 
 def test_a_repeated_question_is_refused(tmp_path: Path) -> None:

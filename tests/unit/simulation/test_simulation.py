@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from faithful_rl.constraints import ConstrainedProblem, Constraint
 from faithful_rl.constraints.statistics import applicability
 from faithful_rl.simulation.command import main
 from faithful_rl.simulation.policy import ToyPolicy, ToySettings
-from faithful_rl.simulation.traces import simulate, summarise
+from faithful_rl.simulation.traces import Trace, simulate, summarise
 
 CONSISTENCY = Constraint("consistency", 0.9, "accuracy")
 SHORT = Constraint("response_tokens", 100.0, "none", "at_most")
 
 
-def problem(threshold: float = 0.9, **multiplier: float | str) -> ConstrainedProblem:
+def problem(threshold: float = 0.9, **multiplier: Any) -> ConstrainedProblem:
     settings = {"kind": "dual_ascent", "min_applicable": 1, **multiplier}
     return ConstrainedProblem.from_settings({"consistency": {"threshold": threshold, "mask": "accuracy", "multiplier": settings}})
 
@@ -74,7 +75,63 @@ def test_a_threshold_above_the_judges_ceiling_ends_at_the_maximum_and_is_told() 
     own.set_ceilings({"consistency": 0.9})
     trace = simulate(own, ToySettings(ceiling=0.9), 300, 0)["consistency"]
     assert summarise(trace, 2.0).verdict == "out of reach"
+    assert len(trace.messages) == 1
     assert "a perfect policy scores 0.900" in trace.messages[0]
+
+
+def test_a_threshold_just_above_the_ceiling_is_told_although_batches_are_lucky_now_and_then() -> None:
+    own = problem(0.95, step_size=0.5)
+    own.set_ceilings({"consistency": 0.93})
+    trace = simulate(own, ToySettings(ceiling=0.93), 1000, 0)["consistency"]
+    assert (trace.score > 0.95).mean() > 0.2  # in a 20-step window hardly ever none
+    assert len(trace.messages) == 1
+    assert "a perfect policy scores 0.930: the threshold is out of its reach" in trace.messages[0]
+
+
+def trace_of(settings: ToySettings, steps: int = 60, **multiplier: Any) -> Trace:
+    return simulate(problem(min_applicable=8, **multiplier), settings, steps, 0)["consistency"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "multiplier", "verdict"),
+    [
+        (ToySettings(failures=0.5), {}, "frozen (coverage)"),
+        (ToySettings(rollouts=7), {}, "frozen (too few)"),
+        (ToySettings(), {"kind": "fixed"}, "fixed"),
+        (ToySettings(), {"kind": "schedule", "schedule": {"start": 2.0}}, "scheduled"),
+    ],
+)
+def test_a_multiplier_that_answers_nothing_is_no_success(settings: ToySettings, multiplier: dict[str, Any], verdict: str) -> None:
+    kind = str(multiplier.get("kind", "dual_ascent"))
+    assert summarise(trace_of(settings, **multiplier), 5.0, kind).verdict == verdict
+
+
+def test_what_was_never_measured_neither_holds_nor_counts() -> None:
+    node = {"spatial_grounding": {"threshold": 0.65, "mask": "has_reference_boxes", "multiplier": {"kind": "dual_ascent"}}}
+    trace = simulate(ConstrainedProblem.from_settings(node), ToySettings(applicable=0.0), 40, 0)["spatial_grounding"]
+    summary = summarise(trace, 5.0)
+    assert (summary.verdict, summary.first_held) == ("never measured", None)
+    assert np.isnan(summary.held)
+    assert np.isnan(summary.score)
+
+
+@pytest.mark.parametrize(
+    ("held", "swing", "verdict"), [(1.0, 0.55, "holds"), (1.0, 0.53, "holds"), (0.9, 0.6, "swings"), (0.9, 0.1, "holds")]
+)
+def test_a_multiplier_may_swing_where_the_constraint_holds_anyway(held: float, swing: float, verdict: str) -> None:
+    steps, short = 400, round(100 * (1 - held))  # the last quarter is 100 steps
+    rate = np.full(steps, 0.95)
+    rate[-100 : -100 + short] = 0.8
+    multiplier = np.full(steps, 1.0)
+    multiplier[-1] += swing
+    trace = Trace(CONSISTENCY, rate, rate, np.full(steps, 0.9), multiplier, (None,) * steps, ())
+    assert summarise(trace, 5.0).verdict == verdict
+
+
+def test_thresholds_by_source_meet_rollouts_of_each_source() -> None:
+    node = {"consistency": {"threshold": 0.9, "mask": "none", "by_source": {"vgr": 0.3}, "multiplier": {"kind": "dual_ascent"}}}
+    trace = simulate(ConstrainedProblem.from_settings(node), ToySettings(rollouts=10), 3, 0)["consistency"]
+    assert trace.threshold.tolist() == pytest.approx([0.6] * 3)  # half of the rollouts are vgr's
 
 
 @pytest.mark.parametrize("name", ["rate", "lag", "start", "accuracy", "rollouts", "ceiling", "failures"])
@@ -96,10 +153,48 @@ def test_the_command_writes_traces_and_a_table(tmp_path: Path, capsys: pytest.Ca
     assert content["model"]["rollouts"] == 16
 
 
+def test_the_table_fits_eighty_columns_with_whole_verdicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["simulate", "steps=60", "model.failures=0.5", f"out={tmp_path}"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in lines[:5]) <= 80
+    assert "swing" in lines[1]
+    assert all(line.rstrip().endswith("frozen (coverage)") for line in lines[2:5])
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_words_of_the_main_command_are_taken_as_they_are(plus: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    length, ours = f"{plus}faithful_rl.constraints.response_tokens", f"{plus}faithful_rl.constraints.semantic_grounding"
+    words = [
+        f"{length}={{threshold: 60, mask: none, direction: <=}}", "~faithful_rl.constraints.spatial_grounding", f"{ours}.by_source.vgr=0.5",
+        f"{ours}.multiplier.kind=schedule", f"{ours}.multiplier.schedule={{kind: linear, start: 0, end: 1, steps: 20}}",
+    ]  # fmt: skip
+    assert main(["simulate", "steps=20", f"out={tmp_path}", *words]) == 0
+    names = [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:5]]
+    assert names == ["consistency", "semantic_grounding", "response_tokens"]
+
+
+def test_constraints_of_a_file_of_ones_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text("defaults: [consistency, _self_]\nconstraints:\n  sentence_count: {threshold: 5, mask: none, direction: <=}\n")
+    assert main(["simulate", "steps=20", f"out={tmp_path}", f"constraints={path}"]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[2:4]] == ["consistency", "sentence_count"]
+
+
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("constraints=all", "constraints: found 'all', expected one of consistency, fgrpo, fixed, pid"),
+        ("constraints=all", "constraints: found 'all', expected one of consistency, fgrpo, fixed, pid, or the path of a file"),
+        ("constraints=./all.yaml", "constraints: found all.yaml (No such file or directory)"),
+        ("~faithful_rl.constraints.all", "found nothing to leave out"),
+        (
+            "faithful_rl.constraints.consistency.multiplier.first_step=200",
+            "found 200, expected at most 199: an update acts in the step after",
+        ),
+        (
+            "faithful_rl.constraints.consistency.threshold_schedule={kind: linear, start: 0.5, steps: 201}",
+            "ends at step 201, expected an end",
+        ),
+        ("faithful_rl.constraints.consistency.multiplier.min_applicable=81", "the 80 rollouts of a step"),
         ("stepz=5", "stepz: found an unknown key"),
         ("steps=1", "steps: found '1', expected a whole number >= 2"),
         ("model.speed=1", "model.speed: found an unknown key"),

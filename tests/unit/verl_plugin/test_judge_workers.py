@@ -13,7 +13,14 @@ from faithful_rl.judges.backend import BACKENDS  # noqa: E402
 from faithful_rl.verl_plugin import judge_workers  # noqa: E402
 
 ONE = {"backend": "scene", "replicas": 1, "timeout_seconds": 60.0, "num_cpus": 0.0, "num_gpus": 0.0, "options": {}}
-JUDGES: dict[str, Any] = {"pool": None, "consistency": ONE, "grounding": ONE, "ask_masked": False, "calibrations": "none"}
+JUDGES: dict[str, Any] = {
+    "pool": None,
+    "consistency": ONE,
+    "grounding": ONE,
+    "start_seconds": 600.0,
+    "ask_masked": False,
+    "calibrations": "none",
+}
 
 
 class Context:
@@ -47,6 +54,13 @@ def test_a_judges_options_reach_its_backend() -> None:
     assert (settings.name, settings.judges["grounding"].replicas) == ("run-1", 3)
     assert settings.backend_settings("grounding")["model"] == "m"
     assert settings.judges["consistency"].backend == "scene"
+
+
+def test_a_run_says_how_long_its_judges_may_read_their_models() -> None:
+    grounding = {**ONE, "backend": "vllm", "options": {"model": "/models/judge"}}
+    settings = judge_workers.pool_settings({**JUDGES, "start_seconds": 1800.0, "grounding": grounding}, "run-1")
+    assert settings.start_seconds == 1800.0
+    assert settings.backend_settings("grounding")["start_timeout_seconds"] == 1800.0
 
 
 def test_a_run_can_keep_its_verdicts_on_disk_and_limit_its_judges() -> None:

@@ -14,8 +14,9 @@ pytest.importorskip("verl")
 import torch
 
 from faithful_rl import main as command
+from faithful_rl import stop_request
 from faithful_rl.rewards.suite import COLUMNS
-from faithful_rl.verl_plugin import random_state, rollout_dump, run_control
+from faithful_rl.verl_plugin import random_state, rollout_dump
 from faithful_rl.verl_plugin.heldout import question_uid, summarise
 from faithful_rl.verl_plugin.multiplier_store import MultiplierStore
 from faithful_rl.verl_plugin.rollout_workers import request_sampling, sampling_seed, seeded
@@ -147,11 +148,11 @@ def test_multipliers_only_move_forward() -> None:
 
 
 def test_a_stop_can_be_asked_for_and_is_forgotten_at_the_next_start(tmp_path: Path) -> None:
-    run_control.request_stop(tmp_path, "SIGTERM")
-    assert (tmp_path / run_control.STOP_FILE).read_text() == "SIGTERM"
-    run_control.clear_stop(tmp_path)
-    run_control.clear_stop(tmp_path)
-    assert not (tmp_path / run_control.STOP_FILE).exists()
+    stop_request.request_stop(tmp_path, "SIGTERM")
+    assert (tmp_path / stop_request.STOP_FILE).read_text() == "SIGTERM"
+    stop_request.clear_stop(tmp_path)
+    stop_request.clear_stop(tmp_path)
+    assert not (tmp_path / stop_request.STOP_FILE).exists()
 
 
 def test_two_runs_have_two_namespaces(tmp_path: Path) -> None:

@@ -20,8 +20,9 @@ from faithful_rl.compose import compose_recipe
 from faithful_rl.config import from_node
 from faithful_rl.constraints import ConstrainedProblem
 from faithful_rl.metrics import read_metrics
+from faithful_rl.stop_request import request_stop
 from faithful_rl.verl_plugin import checkpoint, queue_io
-from faithful_rl.verl_plugin.run_control import RunControl, request_stop, settings_of
+from faithful_rl.verl_plugin.run_control import RunControl, settings_of
 from faithful_rl.verl_plugin.step_guard import StepGuard
 from faithful_rl.verl_plugin.trainer import FaithfulTrainerMixin
 from faithful_rl.verl_plugin.watchdog import Watchdog
