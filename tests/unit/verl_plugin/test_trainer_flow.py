@@ -105,7 +105,7 @@ def test_checkpoints_come_at_the_configured_steps_and_are_complete(trainer: Trai
     assert resumable(trainer) == "global_step_6"
     assert trainer.outcome == "finished"
     state = checkpoint.read_state(trainer.run_dir / "checkpoints" / "global_step_6")
-    assert state["problem"]["version"] == 2
+    assert state["problem"]["version"] == 3
     assert state["problem"]["constraints"]["consistency"]["multiplier"] == {"kind": "dual_ascent", "value": 1.0}
 
 
