@@ -251,7 +251,7 @@ def test_the_tiny_recipes_share_everything_but_their_constraints(recipe: str) ->
     [
         ([], "recipe: found nothing, expected one of "),
         (["recipe=fgrpo_tini"], "Did you mean fgrpo_tiny?"),
-        (["recipe=rl_tiny"], "recipe: found 'rl_tiny', expected one of "),
+        (["recipe=rl_tiny"], "recipe: found 'rl_tiny', expected the name of a recipe. Did you mean "),
         (
             ["recipe=fgrpo_tiny", "constraints=fgrp"],
             "constraints: found 'fgrp', expected one of consistency, fgrpo, fixed, none, pid, or a file",
