@@ -61,6 +61,7 @@ def _unpack(archive: Path, folder: Path, key: str) -> None:
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with file.open(entry) as source, target.open("xb") as sink:
                     shutil.copyfileobj(source, sink, 2**20)
+    # NotImplementedError is zipfile's for a compression that it does not know
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, NotADirectoryError, FileExistsError) as error:
         fix = "Remove the file from the hub's cache and run the same command again."
         raise ConfigError(key, f"{archive}, which cannot be unpacked ({error})", "a zip archive", fix) from error

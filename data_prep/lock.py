@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import IO
 
 from faithful_rl.config import ConfigError
-from faithful_rl.run_lock import NO_LOCKS
+from faithful_rl.run_lock import kernel_lock
 
 LOCK = ".lock"  # in the directory; removed by its holder, so that a finished data set holds its files only
 
@@ -38,23 +37,12 @@ def held(out: Path) -> Iterator[None]:
 def _taken(out: Path, path: Path) -> Iterator[None]:
     while True:
         with path.open("a") as handle:
-            if not _lock(handle):
+            if not kernel_lock(handle):
                 fix = "Wait for it, stop it, or choose another out=DIR."
                 raise ConfigError("out", f"{out}, where another process makes data", "a directory that nobody writes in", fix)
             if _is(handle, path):
                 yield
                 return
-
-
-def _lock(handle: IO[str]) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    return True
 
 
 def _is(handle: IO[str], path: Path) -> bool:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from data_prep.record import FILTERED, REASONS, Record, Reject
-from data_prep.writers.parquet import need_room
+from data_prep.writers.parquet import put_whole
 from faithful_rl.config import ConfigError
 
 MAX_INLINE_BYTES = 2**20  # of one binary value in a line; a longer one becomes a file of its own
@@ -135,13 +134,7 @@ def plain(value: Any, directory: Path | None = None) -> Any:
 def _put(data: bytes, digest: str, directory: Path) -> str:
     """Write a value under its hash, complete or not at all; returns its path relative to `directory`."""
     relative = f"{FOLDER}/{digest[:32]}.bin"
-    path = directory / relative
-    if not path.exists():
-        need_room(directory, len(data))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+    put_whole(data, directory / relative)
     return relative
 
 

@@ -128,26 +128,17 @@ def _false_sentence(row: Row) -> float:
     return float(row["correct_sentence_count"] < row["judged_sentence_count"])
 
 
+def _measured(signal: str, heading: str) -> Quantity:
+    """A signal as its judge or parser scored it; more is better."""
+    return Quantity(signal, heading, 1, lambda row: row[signal], _scored(signal), failed=_failed(signal))
+
+
 QUANTITIES: tuple[Quantity, ...] = (
-    Quantity("accuracy", "accuracy", 1, lambda row: row["accuracy"], _scored("accuracy"), failed=_failed("accuracy")),
+    _measured("accuracy", "accuracy"),
     Quantity("inconsistency_rate", "IR", -1, lambda row: 1.0 - row["consistency"], _scored("consistency"), failed=_failed("consistency")),
-    Quantity(
-        "semantic_grounding",
-        "R_S",
-        1,
-        lambda row: row["semantic_grounding"],
-        _scored("semantic_grounding"),
-        failed=_failed("semantic_grounding"),
-    ),
-    Quantity(
-        "spatial_grounding",
-        "R_G",
-        1,
-        lambda row: row["spatial_grounding"],
-        _scored("spatial_grounding"),
-        failed=_failed("spatial_grounding"),
-    ),
-    Quantity("format", "format", 1, lambda row: row["format"], _scored("format"), failed=_failed("format")),
+    _measured("semantic_grounding", "R_S"),
+    _measured("spatial_grounding", "R_G"),
+    _measured("format", "format"),
     Quantity(
         "right_for_false_reason",
         "right for a false reason",

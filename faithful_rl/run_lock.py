@@ -77,7 +77,7 @@ def is_locked(path: Path) -> bool:
     file = path / LOCK_FILE
     if file.exists():
         with file.open("r") as handle:
-            if not _kernel_lock(handle):
+            if not kernel_lock(handle):
                 return True
     found = read_owner(path)
     return found is not None and found[0].machine != this_process().machine
@@ -98,7 +98,7 @@ def locked(path: Path, wait: Callable[[float], None] = time.sleep, lost: Callabl
     path.mkdir(parents=True, exist_ok=True)
     me = this_process()
     with (path / LOCK_FILE).open("a") as handle:
-        if not _kernel_lock(handle):
+        if not kernel_lock(handle):
             found = read_owner(path)
             raise _in_use(path, found[0].described() if found else "a running process")
         _claim(path, me, wait)
@@ -115,7 +115,7 @@ def locked(path: Path, wait: Callable[[float], None] = time.sleep, lost: Callabl
                 (path / OWNER_FILE).unlink(missing_ok=True)
 
 
-def _kernel_lock(handle: Any) -> bool:
+def kernel_lock(handle: Any) -> bool:
     """Take the lock of an open file; True also where the file system has none."""
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -18,7 +18,7 @@ from data_prep.images import encoded
 from data_prep.manifest import write_text
 from data_prep.prompts import system_prompt, user_content
 from data_prep.record import Image, Record
-from data_prep.writers.parquet import Written, need_room
+from data_prep.writers.parquet import Written, put_whole
 from data_prep.writers.sft import response_of
 from faithful_rl.config import ConfigError
 
@@ -63,13 +63,7 @@ def put_image(image: Image, directory: Path) -> str:
     data = encoded(image)
     digest = hashlib.sha256(data).hexdigest()
     relative = f"{IMAGE_FOLDER}/{digest[:2]}/{digest[:32]}{_SUFFIX.get(data[:2], '.png')}"
-    path = directory / relative
-    if not path.exists():
-        need_room(directory, len(data))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
+    put_whole(data, directory / relative)
     return relative
 
 

@@ -116,6 +116,21 @@ def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[dict
             yield from batch.to_pylist()
 
 
+def put_whole(data: bytes, path: Path) -> None:
+    """Write bytes under a name that says what they are (their hash), complete or not at all; an existing file is left as it is.
+
+    Raises:
+        ConfigError: the disk is full.
+    """
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    need_room(path.parent, len(data))
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
 def need_room(directory: Path, size: int) -> None:
     """Raise ConfigError when the disk of `directory` has less than `size` bytes and a little more."""
     free = shutil.disk_usage(directory).free

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_sets as benchmarks
+import killed
 import pyarrow.parquet as pq
 import pytest
 import training_sets as sets
@@ -82,21 +83,13 @@ def test_another_image_root_is_another_data_set(tmp_path: Path) -> None:
         prepare.prepare(Job("viscot", str(location), tmp_path / "out", options={"images": str(other)}))
 
 
-class Killed(BaseException):
-    pass
-
-
 def test_parts_of_another_image_root_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "PART_ROWS", 1)
     location, root = sets.viscot(tmp_path / "raw")
     other = sets.viscot_images(tmp_path / "other")
     sets.put(other / "cub" / sets.CUB_NAME, sets.jpeg(500, 336))  # a black one
-
-    def kill(done: int, total: int | None) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        prepare.prepare(Job("viscot", str(location), tmp_path / "out", options={"images": str(root)}), kill)
+    with pytest.raises(killed.Killed):
+        prepare.prepare(Job("viscot", str(location), tmp_path / "out", options={"images": str(root)}), killed.after(0))
     prepare.prepare(Job("viscot", str(location), tmp_path / "out", options={"images": str(other)}))
     prepare.prepare(Job("viscot", str(location), tmp_path / "whole", options={"images": str(other)}))
     assert (tmp_path / "out" / "train.parquet").read_bytes() == (tmp_path / "whole" / "train.parquet").read_bytes()
@@ -131,7 +124,7 @@ def test_a_dead_process_holds_nothing(tmp_path: Path) -> None:
 def test_a_lock_that_was_taken_away_meanwhile_is_not_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its holder removes the file at the end: who had opened it before must open the next one."""
     taken: list[int] = []
-    real = lock._lock
+    real = lock.kernel_lock
 
     def slow(handle: Any) -> bool:
         if not taken:
@@ -139,7 +132,7 @@ def test_a_lock_that_was_taken_away_meanwhile_is_not_held(tmp_path: Path, monkey
         taken.append(handle.fileno())
         return real(handle)
 
-    monkeypatch.setattr(lock, "_lock", slow)
+    monkeypatch.setattr(lock, "kernel_lock", slow)
     with lock.held(tmp_path), (tmp_path / lock.LOCK).open("a") as other:
         assert not real(other)
     assert len(taken) == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_sets as benchmarks
+import killed
 import pytest
 import training_sets as sets
 import yaml
@@ -107,24 +108,13 @@ def test_a_pool_of_a_recipe_is_refused(tmp_path: Path) -> None:
         recipe.run(recipe.read_recipe(str(tmp_path / "one.yaml")), tmp_path / "out")
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("stop", [0, 1, 2])
 def test_a_continued_run_counts_a_lost_file_once(stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "PART_ROWS", 2)
     location = str(shards(tmp_path / "raw"))
     prepare.prepare(Job("sat", location, tmp_path / "whole", reject_share=1.0))
-    calls: list[int] = []
-
-    def kill(done: int, total: int | None) -> None:
-        calls.append(done)
-        if len(calls) > stop:
-            raise Killed
-
-    with pytest.raises(Killed):
-        prepare.prepare(Job("sat", location, tmp_path / "cut", reject_share=1.0), kill)
+    with pytest.raises(killed.Killed):
+        prepare.prepare(Job("sat", location, tmp_path / "cut", reject_share=1.0), killed.after(stop))
     prepare.prepare(Job("sat", location, tmp_path / "cut", reject_share=1.0))
     for name in ("train.parquet", "rejects.jsonl", "manifest.json"):
         assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()

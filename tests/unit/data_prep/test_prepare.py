@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import benchmark_sets as benchmarks
+import killed
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -116,10 +117,6 @@ def test_the_same_inputs_give_the_same_bytes(form: str, tmp_path: Path) -> None:
     assert (tmp_path / "a" / "manifest.json").stat().st_mtime_ns == before
 
 
-class Killed(BaseException):
-    pass
-
-
 @pytest.mark.parametrize("form", ["rl", "llama_factory"])
 @pytest.mark.parametrize("stop", [0, 1, 3])
 def test_an_interrupted_run_continues_to_the_same_bytes(form: str, stop: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -127,14 +124,8 @@ def test_an_interrupted_run_continues_to_the_same_bytes(form: str, stop: int, tm
     wanted = {"bad": True, "format": form, "reject_share": 1.0}
     prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "whole", **wanted))
     calls: list[int] = []
-
-    def kill(done: int, total: int | None) -> None:
-        calls.append(done)
-        if len(calls) > stop:
-            raise Killed
-
-    with pytest.raises(Killed):
-        prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "cut", **wanted), kill)
+    with pytest.raises(killed.Killed):
+        prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "cut", **wanted), killed.after(stop, calls))
     assert [name for name in content(tmp_path / "cut") if not name.startswith(".parts")] == []
     seen: list[int] = []
     prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "cut", **wanted), lambda done, total: seen.append(done))
@@ -147,11 +138,11 @@ def test_a_run_killed_between_joining_and_the_manifest_continues(tmp_path: Path,
     prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "whole", **wanted))
 
     def kill(*arguments: Any) -> None:
-        raise Killed
+        raise killed.Killed
 
     with monkeypatch.context() as patched:
         patched.setattr(manifest, "write", kill)
-        with pytest.raises(Killed):
+        with pytest.raises(killed.Killed):
             prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "cut", **wanted))
     prepare.prepare(job("vgr", tmp_path / "raw", tmp_path / "cut", **wanted))
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
@@ -159,12 +150,8 @@ def test_a_run_killed_between_joining_and_the_manifest_continues(tmp_path: Path,
 
 def test_parts_of_other_settings_are_not_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prepare, "PART_ROWS", 2)
-
-    def kill(done: int, total: int | None) -> None:
-        raise Killed
-
-    with pytest.raises(Killed):
-        prepare.prepare(job("sat", tmp_path / "raw", tmp_path / "cut", seed=1), kill)
+    with pytest.raises(killed.Killed):
+        prepare.prepare(job("sat", tmp_path / "raw", tmp_path / "cut", seed=1), killed.after(0))
     prepare.prepare(job("sat", tmp_path / "raw", tmp_path / "cut", seed=2))
     prepare.prepare(job("sat", tmp_path / "raw", tmp_path / "whole", seed=2))
     assert content(tmp_path / "cut") == content(tmp_path / "whole")
