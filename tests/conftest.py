@@ -1,6 +1,7 @@
 """All tests run as a CPU run does: the platform is chosen before anything imports verl, whichever test is collected first.
 The folder of the data sets' fixtures is importable."""
 
+import logging
 import os
 import sys
 from pathlib import Path
@@ -26,6 +27,21 @@ LONGEST = (
     "test_two_nodes",
     "test_evaluation_ray",
 )
+
+
+@pytest.fixture(autouse=True)
+def fresh_log_levels() -> None:
+    """What a test reads in `caplog` does not depend on which libraries the tests before it have imported or run.
+
+    Several of them configure the root logger of the whole process: Hydra's jobs, verl, vLLM.
+    """
+    logging.disable(logging.NOTSET)
+    logging.getLogger().setLevel(logging.WARNING)
+    for name in ["faithful_rl", *logging.root.manager.loggerDict]:
+        if name.split(".")[0] == "faithful_rl":
+            own = logging.getLogger(name)
+            own.disabled, own.propagate = False, True
+            own.setLevel(logging.NOTSET)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -55,7 +55,7 @@ class Audit:
     def described(self) -> str:
         if len(self.lengths) == self.total:
             return f"{self.total} rows read"
-        every = f"every {self.stride}th of the whole file" if self.stride > 1 else f"as many as {2 * AUDIT_SECONDS:g} s allow"
+        every = f"one in {self.stride} of the whole file" if self.stride > 1 else f"as many as {2 * AUDIT_SECONDS:g} s allow"
         return f"{len(self.lengths)} of {self.total} rows read ({every})"
 
 

@@ -262,18 +262,22 @@ def _differences(
 
 
 def headline(found: Comparison) -> tuple[str, ...]:
-    """What the methods differ in, one sentence per decoding for the method that is farthest below the baseline in inconsistency.
+    """What the methods differ in: the method that is farthest below the baseline in inconsistency, one sentence per decoding.
 
+    Farthest in the first decoding (temperature 1, as rollouts are sampled in training); the other one is told of the same method.
     A difference is called one only where its 95% interval excludes zero. What could not be measured of all answers is said last. ()
     without a baseline.
     """
+    gaps = {
+        decoding: {d.method: d for d in found.differences if (d.decoding, d.quantity) == (decoding, "inconsistency_rate") and not math.isnan(d.bootstrap.value)}
+        for decoding in found.estimates
+    }
+    first = next((of_method for of_method in gaps.values() if of_method), {})
     sentences = []
     for decoding, by_method in found.estimates.items():
-        gaps = [d for d in found.differences if (d.decoding, d.quantity) == (decoding, "inconsistency_rate")]
-        gaps = [d for d in gaps if not math.isnan(d.bootstrap.value)]
-        if not gaps:
+        best = gaps[decoding].get(min(first, key=lambda name: first[name].bootstrap.value, default=""))
+        if best is None:
             continue
-        best = min(gaps, key=lambda d: d.bootstrap.value)
         accuracy = found.difference(best.method, decoding, "accuracy")
         ours, theirs = by_method[best.method], by_method[found.baseline]
         where = "Sampled at temperature 1" if decoding == "T1" else "Decoded greedily"

@@ -158,7 +158,7 @@ def test_where_there_is_not_rows_of_the_whole_file_are_read(tmp_path: Path, monk
     found = prompt_lengths.audit([path], Measured(), clock)  # type: ignore[arg-type]
     assert found.stride == 4
     assert found.longest[0][0].row == 300
-    assert found.described() == "76 of 301 rows read (every 4th of the whole file)"
+    assert found.described() == "76 of 301 rows read (one in 4 of the whole file)"
     monkeypatch.setattr(prompt_lengths, "AUDIT_SECONDS", 10.0)  # every 16th, of which 20 s allow 19
     found = prompt_lengths.audit([path], Measured(), Clock(1.0))  # type: ignore[arg-type]
     assert len(found.lengths) == 19 < 301 / found.stride + 1

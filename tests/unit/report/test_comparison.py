@@ -2,13 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from synthetic_run import END, START, put_run
 
 from benchmarks import tiny_comparison
-from faithful_rl.report.comparison import WARM_START, as_json, compare, markdown
+from faithful_rl.heldout_statistics import Estimate
+from faithful_rl.report.comparison import WARM_START, as_json, compare, headline, markdown
 
 QUESTIONS = 100
 
@@ -35,6 +37,20 @@ def test_methods_over_seeds(runs: list[Path]) -> None:
     assert gap.bootstrap.value == pytest.approx(-0.20)
     assert gap.bootstrap.excludes_zero
     assert gap.per_seed == pytest.approx((-0.20, -0.20))
+
+
+def test_the_headline_is_about_one_method_under_both_decodings(runs: list[Path]) -> None:
+    found = compare(runs)
+    assert [sentence.split("contradict")[0] for sentence in headline(found)] == [
+        "Sampled at temperature 1, 5.0% of the answers of FGRPO, adaptive ",
+        "Decoded greedily, 1.0% of the answers of FGRPO, adaptive ",
+    ]
+    better = Estimate(-1.0, -1.0, -1.0, QUESTIONS)
+    greedy_wins = [
+        replace(d, bootstrap=better) if (d.method, d.decoding) == ("FGRPO, fixed multipliers", "greedy") else d for d in found.differences
+    ]
+    assert headline(replace(found, differences=tuple(greedy_wins))) == headline(found)
+    assert headline(replace(found, differences=())) == ()
 
 
 def test_tables_and_json(runs: list[Path]) -> None:

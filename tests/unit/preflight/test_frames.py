@@ -20,7 +20,7 @@ from faithful_rl.config import ConfigError, FaithfulRLConfig
 from faithful_rl.preflight import frames, prompt_lengths
 
 pytest.importorskip("verl")
-MODEL = Path(__file__).parents[2] / "models" / "tiny_warm_start"
+MODEL = Path(__file__).parents[3] / "models" / "tiny_warm_start"
 
 
 @pytest.fixture(scope="module")
