@@ -97,6 +97,11 @@ class Comparison:
         wanted = (method, decoding, quantity)
         return next((d for d in self.differences if (d.method, d.decoding, d.quantity) == wanted), None)
 
+    def measured_differences(self, decoding: str, quantity: str) -> dict[str, Difference]:
+        """Each method's difference to the baseline in one quantity, where both were measured."""
+        found = [d for d in self.differences if (d.decoding, d.quantity) == (decoding, quantity)]
+        return {d.method: d for d in found if not math.isnan(d.bootstrap.value)}
+
 
 def method_label(recipe: str) -> str:
     """What tables and pictures call a recipe."""
@@ -268,10 +273,7 @@ def headline(found: Comparison) -> tuple[str, ...]:
     A difference is called one only where its 95% interval excludes zero. What could not be measured of all answers is said last. ()
     without a baseline.
     """
-    gaps = {
-        decoding: {d.method: d for d in found.differences if (d.decoding, d.quantity) == (decoding, "inconsistency_rate") and not math.isnan(d.bootstrap.value)}
-        for decoding in found.estimates
-    }
+    gaps = {decoding: found.measured_differences(decoding, "inconsistency_rate") for decoding in found.estimates}
     first = next((of_method for of_method in gaps.values() if of_method), {})
     sentences = []
     for decoding, by_method in found.estimates.items():

@@ -38,6 +38,7 @@ AGENT_LOOP_MANAGER = "faithful_rl.verl_plugin.rollout_workers.FaithfulAgentLoopM
 STEP_TIMEOUT_SECONDS = 1800.0
 RUNNER_CPUS = 1
 LOCAL_CLUSTER_KEYS = ("num_cpus", "num_gpus", "resources", "object_store_memory", "include_dashboard")  # refused where Ray only joins
+NODE_TIMED_OUT = "The current node timed out during startup"  # Ray raises a bare Exception with these words after its fixed 30 s
 DRIVER_VARIABLES = ("VERL_USE_EXTERNAL_MODULES", "TENSORBOARD_DIR", "HF_HUB_DISABLE_TELEMETRY", "TOKENIZERS_PARALLELISM")
 _HostRunner: Any = TaskRunnerV1.__ray_metadata__.modified_class
 
@@ -48,6 +49,10 @@ class NonFiniteRunError(RuntimeError):
 
 class HungRunError(RuntimeError):
     """A phase of the run took longer than its limit; the message names the phase and where to look."""
+
+
+class RayStartError(RuntimeError):
+    """A local Ray did not come up within Ray's own limit; nothing of the run has started."""
 
 
 class FaithfulTaskRunner(_HostRunner):  # type: ignore[misc]
@@ -218,6 +223,7 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
         CheckpointError: the checkpoint in `trainer.default_local_dir` belongs to another recipe.
         ConfigError: the pool of judges that `faithful_rl.judges.pool` names cannot be used.
         PoolError: the run's own judges did not start.
+        RayStartError: see there.
     """
     run_dir = Path(config.faithful_rl.output_dir)
     run_dir.mkdir(parents=True, exist_ok=True)
@@ -237,6 +243,14 @@ def run(config: DictConfig, runner_class: type = FaithfulTaskRunner) -> str:
     except RayActorError as error:
         hang = describe_hang(run_dir / "logs")
         raise HungRunError(hang) if hang else error from error
+    except Exception as error:
+        if NODE_TIMED_OUT not in str(error):
+            raise
+        raise RayStartError(
+            "Ray did not start on this machine within its 30 s, mostly because the machine is busy with something else. "
+            "Nothing of the run has started: give the same command again when there is less load (uptime), or join a running cluster by "
+            "RAY_ADDRESS."
+        ) from error
     finally:
         launcher.restore_signals()
         if starts_ray:

@@ -1,5 +1,6 @@
-"""The wait for the run's first actor has an end. Real Ray."""
+"""The wait for the run's first actor has an end (real Ray), and a Ray that does not come up is named for what it is."""
 
+import inspect
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,10 @@ import pytest
 pytest.importorskip("verl")
 import ray
 from omegaconf import OmegaConf
+from ray._private import node
 
-from faithful_rl.verl_plugin.task_runner import HungRunError, _Launcher, phase_limit
+from faithful_rl.verl_plugin import task_runner
+from faithful_rl.verl_plugin.task_runner import HungRunError, RayStartError, _Launcher, phase_limit
 
 CPUS = 1  # of the Ray that `cluster` starts
 LONG = 120.0
@@ -40,3 +43,30 @@ def test_a_task_runner_that_finds_no_cpu_ends_the_wait_with_a_cure(cluster: None
 def test_the_limit_is_the_one_of_a_phase() -> None:
     assert phase_limit(OmegaConf.create({"faithful_rl": {"step_timeout_seconds": 12}})) == 12.0
     assert phase_limit(OmegaConf.create({"faithful_rl": {}})) == 1800.0
+
+
+def test_ray_still_says_so_when_its_node_does_not_come_up() -> None:
+    """Ray raises a bare `Exception`, which its words alone tell from others."""
+    said = "".join(inspect.getsource(node.Node.__init__).split('"')).replace("\n", "")
+    assert task_runner.NODE_TIMED_OUT in " ".join(said.split())
+
+
+@pytest.mark.parametrize(
+    ("raised", "expected"),
+    [
+        (Exception(f"{task_runner.NODE_TIMED_OUT}. This could happen because"), RayStartError),
+        (ValueError("something of verl's"), ValueError),
+    ],
+)
+def test_a_ray_that_does_not_come_up_is_told_with_a_cure(
+    raised: Exception, expected: type[Exception], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(config: object, task_runner_class: object) -> None:
+        raise raised
+
+    for name in ("prepare", "validate_config", "need_reference_policy", "need_critic", "make_token"):
+        monkeypatch.setattr(task_runner, name, lambda *given, **named: None)
+    monkeypatch.setattr(task_runner, "run_ppo", fail)
+    config = OmegaConf.create({"faithful_rl": {"output_dir": str(tmp_path)}, "ray_kwargs": {"ray_init": {"address": "local"}}})
+    with pytest.raises(expected, match=r"Nothing of the run has started|something of verl's"):
+        task_runner.run(config)
