@@ -101,6 +101,8 @@ METRICS: tuple[Metric, ...] = (
     Metric(TRAIN_ACCURACY, "share", "0 to 1", "rollouts of the step whose answer equals the ground truth"),
     Metric(TRAIN_INCONSISTENCY_RATE, "share", "0 to 1", "1 - mean consistency over all scored rollouts, right and wrong answers alike"),
     Metric("train/<signal>", "reward", "0 to 1", f"mean of a signal over its scored rollouts; signals: {', '.join(SIGNALS)}"),
+    Metric("train/<tag>_tag", "reward", "-1 to 1", "mean score of a tag that the design pays for: description, think, rethink, visual"),
+    Metric("train/answer_credit", "reward", "0 to 1", "mean score of the answer under a reward design, partial credit included"),
     Metric(TRAIN_SENTENCE_COUNT, "sentences", ">= 0", "mean number of non-trivial sentences per trace; shows padding"),
     Metric(TRAIN_BOX_COUNT, "boxes", ">= 0", "mean number of boxes per trace that could be read"),
     Metric(TRAIN_RESPONSE_TOKENS, "tokens", ">= 0", "mean response length"),

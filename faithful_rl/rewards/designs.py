@@ -49,6 +49,11 @@ class Design:
         """Every tag that a full response holds, `answer` last."""
         return (*self.weights, "answer")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Those of `COLUMNS` that this design's task reward is made of."""
+        return (*(f"{tag}_tag" for tag in self.weights), CREDIT_COLUMN)
+
 
 _LAST = (
     "Then give only the final answer inside <answer> and </answer>: the letter of the right option, or a number or short phrase if there "

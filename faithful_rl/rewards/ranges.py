@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from faithful_rl.rewards.designs import CREDIT_COLUMN, TAG_COLUMNS, get
+from faithful_rl.rewards.designs import COLUMNS, TAG_COLUMNS, get
 from faithful_rl.rewards.suite import COUNTS, SIGNALS
 
 RESPONSE_TOKENS = "response_tokens"  # added by the trainer from what the rollout server returned; padding not counted
@@ -33,5 +33,5 @@ def produced_ranges(design: str) -> dict[str, tuple[float, float]]:
         KeyError: no such design.
     """
     chosen = get(design)
-    used = set() if chosen is None else {CREDIT_COLUMN, *(f"{tag}_tag" for tag in chosen.weights)}
-    return {name: limits for name, limits in column_ranges().items() if name in used or name not in (*TAG_COLUMNS, CREDIT_COLUMN)}
+    used = () if chosen is None else chosen.columns
+    return {name: limits for name, limits in column_ranges().items() if name in used or name not in COLUMNS}

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from faithful_rl.rewards import designs
 from faithful_rl.rewards.ranges import RESPONSE_TOKENS
 from faithful_rl.rewards.suite import COLUMNS
 
@@ -91,6 +92,13 @@ def scatter(values: np.ndarray, batch: RewardBatch) -> np.ndarray:
     """Values per rollout (B,) to every position of verl's batch (N,); padding gets 0."""
     padded = np.append(np.asarray(values, dtype=np.float64), 0.0)
     return padded[batch.scattered]
+
+
+def design_metrics(batch: RewardBatch, design: str) -> dict[str, float]:
+    """`train/<part>`: the mean of each part that a reward design (a name of `designs.DESIGNS`) pays for; nothing for `paper`."""
+    chosen = designs.get(design)
+    parts = () if chosen is None or not len(batch.rows) else chosen.columns
+    return {f"train/{name}": float(batch.columns[name].mean()) for name in parts}
 
 
 def rollout_metrics(batch: RewardBatch, signals: Sequence[str]) -> dict[str, float]:

@@ -40,7 +40,7 @@ from faithful_rl.verl_plugin import (
 )
 from faithful_rl.verl_plugin.constrained_step import constrained_step, merge_updates, plain_numbers
 from faithful_rl.verl_plugin.heldout import HeldoutEvaluation
-from faithful_rl.verl_plugin.reward_columns import RewardBatch, read_batch, scatter, split_key
+from faithful_rl.verl_plugin.reward_columns import RewardBatch, design_metrics, read_batch, scatter, split_key
 from faithful_rl.verl_plugin.reward_manager import DETAILS_KEY
 from faithful_rl.verl_plugin.rollout_workers import idle_reporters
 from faithful_rl.verl_plugin.run_control import RunControl, settings_of
@@ -215,8 +215,9 @@ class FaithfulTrainerMixin(_Host):
             for name, why in result.frozen.items():
                 logger.warning("step %d: multiplier of %s stays at %s: %s", self.global_steps, name, self.problem.multipliers[name], why)
             lengths = [batch.tags[row]["response_len"] for row in rewards.rows]
-            judged = judge_timing.step_metrics([extra[row] for row in rewards.rows])
-            self._updates.append({**result.metrics, **judged, TRAIN_RESPONSE_TOKENS: float(np.mean(lengths)) if lengths else 0.0})
+            further = judge_timing.step_metrics([extra[row] for row in rewards.rows])
+            further |= design_metrics(rewards, self.settings.rewards.design)
+            self._updates.append({**result.metrics, **further, TRAIN_RESPONSE_TOKENS: float(np.mean(lengths)) if lengths else 0.0})
             self._dump_rollouts(batch, rewards, extra, result.advantages, result.by_signal)
             self._publish(self.global_steps)
             return queue_io.write_advantages(batch, scatter(result.advantages, rewards))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from faithful_rl.rewards.suite import COLUMNS
-from faithful_rl.verl_plugin.reward_columns import read_batch, rollout_metrics, scatter, select_rows, split_key
+from faithful_rl.verl_plugin.reward_columns import design_metrics, read_batch, rollout_metrics, scatter, select_rows, split_key
 
 REAL = {"is_padding": False}
 PADDING = {"is_padding": True}
@@ -50,6 +50,16 @@ def test_a_missing_column_names_the_rollout_and_the_reward_manager() -> None:
 
 def test_a_value_that_is_not_finite_is_kept_for_the_step_guard() -> None:
     assert np.isnan(read_batch(["a_0_0"], [REAL], [info(task=float("nan"))]).columns["task"][0])
+
+
+def test_the_parts_that_a_design_pays_for_are_means_over_rollouts() -> None:
+    parts = [{"think_tag": 0.76, "answer_credit": 1.0}, {"think_tag": 0.96, "answer_credit": 0.25}]
+    batch = read_batch(["a_0_0", "a_1_0"], [REAL] * 2, [info(**part) for part in parts])
+    assert design_metrics(batch, "vanilla") == pytest.approx({"train/think_tag": 0.86, "train/answer_credit": 0.625})
+    assert design_metrics(batch, "only_accuracy") == pytest.approx({"train/answer_credit": 0.625})
+    assert design_metrics(batch, "mixture")["train/rethink_tag"] == 0.0
+    assert design_metrics(batch, "paper") == {}
+    assert design_metrics(read_batch([], [], []), "vanilla") == {}
 
 
 @pytest.mark.parametrize("key", ["a", "a_0", "a_x_0", "a_0_y"])
