@@ -7,12 +7,19 @@ import sys
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from faithful_rl.cluster_token import make_token
 
 make_token()  # tests start clusters of their own, two at a time
 os.environ.setdefault("VERL_PLATFORM", "cpu")
+os.environ["COLUMNS"] = "80"  # where printed lines break, and that they are plain, is no matter of the terminal
+os.environ.pop("FORCE_COLOR", None)
 sys.path.insert(0, str(Path(__file__).resolve().parent / "data_fixtures"))
+
+# The same examples in every run, of every test file, and no limit on time: a busy machine is not a defect.
+settings.register_profile("repeatable", derandomize=True, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("repeatable")
 
 INTEGRATION = Path(__file__).resolve().parent / "integration"
 # Minutes each, longest first: with two files at a time, one that starts last would have a core to itself for as long.

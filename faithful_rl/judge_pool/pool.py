@@ -120,7 +120,9 @@ def start(settings: PoolSettings, *, detached: bool = False, say: Callable[[Sequ
         for judge in settings.judges:
             # By a generator: what was started before a failure is then in the list, to be taken down.
             handles.extend(_start_replica(settings, plain, judge, index, kind) for index in range(settings.judges[judge].replicas))
-        found = PoolStatus(settings.name, _call(registry.describe, CALL_SECONDS), _wait_healthy(settings, registry, say))
+        # The first answer waits for the registry's process as well, whose start takes a busy machine longer than a short call.
+        description = _call(registry.describe, max(CALL_SECONDS, settings.start_seconds))
+        found = PoolStatus(settings.name, description, _wait_healthy(settings, registry, say))
         return Started(found, tuple(handles))
     except BaseException as error:
         for handle in reversed(handles):

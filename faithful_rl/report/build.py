@@ -210,6 +210,7 @@ def _methods(run_dirs: Sequence[Path], baseline: str | None, names: Mapping[Path
     seeds = ", ".join(map(str, sorted({len(seeds) for seeds in found.seeds.values()})))
     note = f"{found.questions} held-out questions, the same for every run; seeds per method: {seeds}."
     note += f" ▲ better, ▼ worse than {found.baseline}: the difference's 95% interval excludes zero." if found.baseline else ""
+    note += f" {found.seed_note}" if found.seed_note else ""
     note += " Below a number on how many questions it is, where it is not on all; of several seeds the one that lacks most."
     note += f" Not evaluated after training, and not in the tables: {', '.join(one.name for one in waiting)}." if waiting else ""
     return Methods(comparison.headline(found), tuple(made), figure, note)

@@ -30,6 +30,7 @@ from faithful_rl.heldout_statistics import (
     worst,
 )
 from faithful_rl.report.cells import cell, escaped, star
+from faithful_rl.rewards.designs import DESIGNS
 from faithful_rl.run_directory import DECODING_LABELS, DECODINGS, RUN, heldout_file, read_json
 
 WARM_START = "warm start"
@@ -48,6 +49,7 @@ LABELS = {
     "fgrpo_fixed": "FGRPO, fixed multipliers",
     "fgrpo_pid": "FGRPO, PID",
     "fgrpo": "FGRPO, adaptive",
+    **{f"design_{name}": f"design: {name}" for name in DESIGNS},
 }
 SIZES = ("_tiny", "_3b", "_7b", "_72b")
 COLUMNS = (
@@ -96,6 +98,13 @@ class Comparison:
         """`method` - baseline in one quantity, None where it was not computed."""
         wanted = (method, decoding, quantity)
         return next((d for d in self.differences if (d.method, d.decoding, d.quantity) == wanted), None)
+
+    @property
+    def seed_note(self) -> str:
+        """What intervals leave out where a method has one seed; "" elsewhere."""
+        if all(len(seeds) > 1 for seeds in self.seeds.values()):
+            return ""
+        return "With one seed an interval holds the questions' chance alone: another seed may differ by more."
 
     def measured_differences(self, decoding: str, quantity: str) -> dict[str, Difference]:
         """Each method's difference to the baseline in one quantity, where both were measured."""
@@ -317,11 +326,13 @@ def markdown(comparison: Comparison) -> str:
         lines += _difference_lines(comparison, chosen)
     excludes = "; * the interval excludes zero" if comparison.differences else ""
     counts = sorted({len(seeds) for seeds in comparison.seeds.values()})
+    seeds_differ = f" {comparison.seed_note}" if comparison.seed_note else ""
     lines += [
         f"Seeds per method: {', '.join(map(str, counts))}; held-out questions: {comparison.questions}; "
         f"steps: {', '.join(map(str, comparison.steps))}. Mean over seeds [95% interval]: two-way bootstrap over seeds and questions "
-        f"({RESAMPLES} resamples, percentile){excludes}. IR is over all answers, R_S and R_G over traces where they could be measured; "
-        "right for a false reason: right answers whose trace holds a sentence that is false of the image. "
+        f"({RESAMPLES} resamples, percentile){excludes}.{seeds_differ} "
+        "IR is over all answers, R_S and R_G over traces where they could be measured; right for a false reason: right "
+        "answers whose trace holds a sentence that is false of the image. "
         "In round brackets on how many questions a number is, where it is not on all; of several seeds the one that lacks most.",
     ]
     return "\n".join(lines) + "\n"

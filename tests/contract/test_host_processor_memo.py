@@ -35,17 +35,17 @@ def test_threads_that_ask_for_the_same_prompt_share_one_computation() -> None:
     def compute() -> str:
         calls.append(1)
         entered.set()
-        assert leave.wait(10)
+        assert leave.wait(60)
         return "result"
 
     results: list[str] = []
     threads = [threading.Thread(target=lambda: results.append(memo.get("key", compute))) for _ in range(4)]
     for thread in threads:
         thread.start()
-    assert entered.wait(10)
+    assert entered.wait(60)
     leave.set()
     for thread in threads:
-        thread.join(10)
+        thread.join(60)
     assert (results, calls) == (["result"] * 4, [1])
 
 

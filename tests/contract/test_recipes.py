@@ -401,7 +401,7 @@ def test_fields_without_yaml_are_fields_of_verls_dataclasses() -> None:
         "print(*FSDPEngineConfig.__dataclass_fields__, *(f'rollout.{name}' for name in RolloutConfig.__dataclass_fields__))"
     )
     environment = {**os.environ, "VERL_PLATFORM": "cpu", "VERL_USE_EXTERNAL_MODULES": "faithful_rl.verl_plugin.plugin"}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120, env=environment)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=300, env=environment)
     fields = set(done.stdout.split())
     for key in compose.FIELDS_WITHOUT_YAML:
         name = key.rpartition(".")[2]

@@ -15,7 +15,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,11 +92,17 @@ def head(cpus: int, gpus: int) -> Iterator[Head]:
 
 
 def _free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        taken = [stack.enter_context(socket.socket()) for _ in range(number)]
-        for one in taken:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in taken]
+    """Below those that the kernel hands out by itself: one of these may go to some connection of this machine before Ray takes it."""
+    handed_out = Path("/proc/sys/net/ipv4/ip_local_port_range")
+    lowest = int(handed_out.read_text().split()[0]) if handed_out.exists() else 0
+    found: list[int] = []
+    for port in range((lowest if lowest > 10_000 else 32_768) - 1, 1024, -1):
+        with socket.socket() as one, suppress(OSError):
+            one.bind(("127.0.0.1", port))
+            found.append(port)
+        if len(found) == number:
+            return found
+    raise AssertionError(f"found {len(found)} free ports, expected {number}")
 
 
 def _wait_up(found: Head, process: subprocess.Popen[bytes], log: Path) -> None:

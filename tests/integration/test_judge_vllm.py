@@ -112,6 +112,14 @@ def words_of(process: psutil.Process) -> list[str]:
         return []
 
 
+def group_of(process: psutil.Process) -> int:
+    """0 where it has just ended."""
+    try:
+        return os.getpgid(process.pid)
+    except ProcessLookupError:
+        return 0
+
+
 def gone(processes: list[psutil.Process]) -> bool:
     psutil.wait_procs(processes, timeout=SECONDS)
     return not any(process.is_running() and process.status() != psutil.STATUS_ZOMBIE for process in processes)
@@ -134,8 +142,8 @@ def test_two_judges_score_64_rollouts_and_leave_nothing_behind(text_model: Path,
     async def run() -> list[psutil.Process]:
         await asyncio.gather(text.start(), vision.start())
         started = [process for process in children() if process.pid not in before]
-        assert await text.healthy()
-        assert await vision.healthy()
+        await until(text.healthy)
+        await until(vision.healthy)
         assert text.version() != vision.version()
         consistency = await asyncio.gather(*(text.consistency(one, SECONDS) for one in asked))
         grounding = await asyncio.gather(*(vision.grounding(one, SECONDS) for one in asked))
@@ -171,7 +179,7 @@ def test_a_killed_server_makes_the_judge_unavailable_and_a_new_one_is_the_same_j
         version = first.version()
         before = [await first.consistency(one, SECONDS) for one in asked]
         server = next(process for process in children() if "vllm.entrypoints" in " ".join(words_of(process)[1:4]))
-        members = [process for process in children() if os.getpgid(process.pid) == os.getpgid(server.pid)]
+        members = [process for process in children() if group_of(process) == group_of(server)]
         server.kill()
 
         async def unhealthy() -> bool:

@@ -4,6 +4,7 @@ two vLLM servers compute what one of each does, within what another order of sum
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,7 +41,7 @@ OF_CONSTRAINTS = ("multiplier", "multiplier_next", "applicable", "coverage")
 
 @dataclass(frozen=True)
 class Runs:
-    """A run that was left alone, one that was killed in its fourth step and started again by the same command, and one on two ranks."""
+    """A run that was left alone, one that was killed after its checkpoint and started again by the same command, and one on two ranks."""
 
     whole: Path
     killed: Path
@@ -63,7 +64,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     checkpoint = killed / "checkpoints" / "global_step_3" / "complete.json"
     status = killed / "status.json"
     harness.wait_until(checkpoint.exists, first, log)
-    harness.wait_until(lambda: '"step 4"' in status.read_text(), first, log)
+    harness.wait_until(lambda: re.search('"step [456]"', status.read_text()) is not None, first, log)
     harness.kill(first)
     rows_at_kill = len(harness.rows(killed))
 
@@ -75,8 +76,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(root / "whole", killed, root / "two", rows_at_kill, scenes)
 
 
-def test_the_run_was_killed_in_its_fourth_step(runs: Runs) -> None:
-    assert runs.rows_at_kill == 3
+def test_the_run_was_killed_between_its_checkpoint_and_its_end(runs: Runs) -> None:
+    """In its fourth step as a rule; whoever kills it may be a moment late."""
+    assert 3 <= runs.rows_at_kill < 6
 
 
 def test_metrics_are_equal(runs: Runs) -> None:

@@ -1,11 +1,6 @@
-"""Settings of the property tests, and the peers that our numbers are compared with."""
+"""The peers that our numbers are compared with."""
 
 import pytest
-from hypothesis import settings
-
-# The same examples in every run, and no deadline: a busy machine is not a defect.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
 
 
 @pytest.fixture(scope="session")

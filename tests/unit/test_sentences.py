@@ -72,7 +72,7 @@ def test_only_kept_sentences_are_for_the_judge():
     assert [s.text for s in non_trivial(text)] == ["The cup is red."]
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize("piece", ["so ", "[1,", "[1 ", "[ ", "1 ", "the ", "final ", "<bbox>", "i think ", "'", "\n", "Hello. "])
 def test_hostile_repetition_is_split_in_linear_time(piece):
     assert split(piece * 50_000) is not None

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ from faithful_rl.judge_pool.messages import Description
 from faithful_rl.judge_pool.replica import Replica
 from faithful_rl.types import Reason, Score
 
+LONG = 1000.0  # seconds nobody waits for: a test that hangs is ended by its timeout
+
 
 class Registry:
     def __init__(self, plain: dict[str, Any], names: dict[str, list[str]]) -> None:
@@ -29,11 +32,11 @@ class Registry:
 class Pool:
     """A pool `default` with one consistency judge on a cluster of this process."""
 
-    def __init__(self, cluster: Cluster, moods: list[str], timeout_seconds: float = 5.0, **limits: Any) -> None:
+    def __init__(self, cluster: Cluster, moods: list[str], **limits: Any) -> None:
         plain = {
-            "health_seconds": 1000.0,
+            "health_seconds": LONG,
             "limits": limits,
-            "consistency": {"backend": "test", "replicas": len(moods), "timeout_seconds": timeout_seconds},
+            "consistency": {"backend": "test", "replicas": len(moods), "timeout_seconds": LONG},
         }
         self.backends: dict[str, Backend] = {}
         self.names = [f"default-consistency-{index}" for index in range(len(moods))]
@@ -63,7 +66,16 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     monkeypatch.setattr(client_module, "ray", found)
     monkeypatch.setattr(client_module, "WAIT_SECONDS", 0.001)
     monkeypatch.setattr(client_module, "PAUSES", (0.001, 0.002))
+    monkeypatch.setattr(client_module, "GRACE_SECONDS", LONG)  # here a replica always answers, if only that its deadline has passed
+    monkeypatch.setattr(client_module, "ABSENT_SECONDS", LONG)
     return found
+
+
+async def informed(timeout_seconds: float) -> PoolClient:
+    """A client that knows the pool already, so that all of its short deadline is for replicas."""
+    client = PoolClient("default", "consistency", timeout_seconds)
+    await client._find(LONG)
+    return client
 
 
 def seen(pool: Pool) -> dict[str, int]:
@@ -118,9 +130,11 @@ def test_what_cannot_be_judged_anywhere_is_not_asked_again(cluster: Cluster) -> 
     asyncio.run(run())
 
 
-def test_a_slow_replica_leaves_time_for_another(cluster: Cluster) -> None:
+def test_a_slow_replica_leaves_time_for_another(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client_module, "ATTEMPT_SHARE", 1e-4)  # 0.1 s for the slow one, all of the rest for the other
+
     async def run() -> None:
-        pool = await Pool(cluster, ["slow", "fine"], timeout_seconds=1.0).ready()
+        pool = await Pool(cluster, ["slow", "fine"]).ready()
         client = PoolClient("default", "consistency")
         slow_first = next(one for one in map(request, map(str, range(99))) if rendezvous(affinity_key(one), pool.names)[0] == pool.names[0])
         assert await client.ask(slow_first) == Score(1.0)
@@ -132,7 +146,7 @@ def test_a_slow_replica_leaves_time_for_another(cluster: Cluster) -> None:
 def test_the_deadline_ends_it(cluster: Cluster) -> None:
     async def run() -> None:
         await Pool(cluster, ["slow"]).ready()
-        client = PoolClient("default", "consistency", timeout_seconds=0.5)
+        client = await informed(0.5)
         assert await client.ask(request()) == Score(None, Reason.JUDGE_TIMEOUT)
 
     asyncio.run(run())
@@ -164,7 +178,7 @@ def test_all_replicas_dead_for_the_whole_deadline(cluster: Cluster) -> None:
         pool = await Pool(cluster, ["fine", "fine"]).ready()
         for name in pool.names:
             cluster.actors[name].lost = RayActorError()
-        client = PoolClient("default", "consistency", timeout_seconds=0.5)
+        client = await informed(0.5)
         assert await client.ask(request()) == Score(None, Reason.JUDGE_UNAVAILABLE)
 
     asyncio.run(run())
@@ -185,7 +199,7 @@ def test_a_restarted_pool_has_new_actors_of_the_same_names(cluster: Cluster) -> 
 
 def test_a_pool_that_is_stopped_ends_rollouts_at_once(cluster: Cluster) -> None:
     async def run() -> None:
-        pool = await Pool(cluster, ["fine", "fine"], timeout_seconds=1000.0).ready()
+        pool = await Pool(cluster, ["fine", "fine"]).ready()
         client = PoolClient("default", "consistency")
         assert await client.ask(request()) == Score(1.0)
         pool.registry.serving = False
@@ -198,7 +212,7 @@ def test_a_pool_that_is_stopped_ends_rollouts_at_once(cluster: Cluster) -> None:
 
 def test_rollouts_that_wait_hear_of_it_too(cluster: Cluster) -> None:
     async def run() -> None:
-        pool = await Pool(cluster, ["fine"], timeout_seconds=1000.0).ready()
+        pool = await Pool(cluster, ["fine"]).ready()
         client = PoolClient("default", "consistency")
         assert await client.ask(request()) == Score(1.0)
         for replica in client._replicas.values():
@@ -207,7 +221,7 @@ def test_rollouts_that_wait_hear_of_it_too(cluster: Cluster) -> None:
         await asyncio.sleep(0)
         pool.registry.serving = False
         with pytest.raises(client_module._AbsentError):
-            await client._find_again(1.0)  # what a fifth one does that has lost its replica
+            await client._find_again(LONG)  # what a fifth one does that has lost its replica
         assert await asyncio.gather(*waiting) == [Score(None, Reason.JUDGE_UNAVAILABLE)] * 4
 
     asyncio.run(run())
@@ -248,15 +262,21 @@ def test_a_full_pool_makes_the_client_wait(cluster: Cluster) -> None:
     asyncio.run(run())
 
 
-def test_a_busy_endpoint_is_asked_again_until_the_deadline(cluster: Cluster) -> None:
+def test_a_busy_endpoint_is_asked_again_until_the_deadline(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = 4 * client_module.MAX_FAILURES
+
     async def run() -> None:
         pool = await Pool(cluster, ["busy", "busy"]).ready()
-        client = PoolClient("default", "consistency", timeout_seconds=0.5)
-        assert await client.ask(request("never")) == Score(None, Reason.JUDGE_UNAVAILABLE)
-        assert client.counts()["refused"] == client.counts()["attempts"] > client_module.MAX_FAILURES
+        client = PoolClient("default", "consistency")
+        with monkeypatch.context() as patch:
+            # The client's clock stands still and then passes the deadline at once: between two questions, and not within one.
+            clock = SimpleNamespace(monotonic=lambda: 0.0 if client.counts().get("refused", 0) < refusals else LONG)
+            patch.setattr(client_module, "time", clock)
+            assert await client.ask(request("never")) == Score(None, Reason.JUDGE_UNAVAILABLE)
+        assert client.counts()["refused"] == client.counts()["attempts"] == refusals
         assert "failed" not in client.counts()
 
-        patient = PoolClient("default", "consistency", timeout_seconds=60.0)
+        patient = PoolClient("default", "consistency")
         asked = asyncio.create_task(patient.ask(request("late")))
         while patient.counts().get("refused", 0) <= client_module.MAX_FAILURES:
             await asyncio.sleep(0)
@@ -269,11 +289,11 @@ def test_a_busy_endpoint_is_asked_again_until_the_deadline(cluster: Cluster) -> 
 
 def test_a_full_pool_beyond_the_deadline_is_a_timeout(cluster: Cluster) -> None:
     async def run() -> None:
-        pool = await Pool(cluster, ["slow"], timeout_seconds=1000.0, concurrency_per_replica=1, queue_per_replica=1).ready()
+        pool = await Pool(cluster, ["slow"], concurrency_per_replica=1, queue_per_replica=1).ready()
         held = [asyncio.create_task(PoolClient("default", "consistency").ask(request(str(number)))) for number in range(2)]
         while len(pool.backends[pool.names[0]].seen) < 1 or (await cluster.actors[pool.names[0]].health.remote()).queued < 1:
             await asyncio.sleep(0)
-        client = PoolClient("default", "consistency", timeout_seconds=0.5)
+        client = await informed(0.5)
         assert await client.ask(request("late")) == Score(None, Reason.JUDGE_TIMEOUT)
         for task in held:
             task.cancel()
@@ -289,7 +309,7 @@ def test_grounding_verdicts_pass_through_and_clients_have_names(cluster: Cluster
     assert client_module.default_client_name() == "mine"
 
     async def run() -> None:
-        plain = {"grounding": {"backend": "test"}, "health_seconds": 1000.0}
+        plain = {"grounding": {"backend": "test"}, "health_seconds": LONG}
         cluster.actors["default"] = Remote(Registry(plain, {"grounding": ["default-grounding-0"]}))
         cluster.actors["default-grounding-0"] = Remote(Replica("grounding", 0, plain, build=Backend, export_metrics=False))  # type: ignore[arg-type]
         assert await PoolClient("default", "grounding").ask(request()) == SENTENCES, "also when the replica is still starting"

@@ -18,15 +18,15 @@ PLAIN = {"name": "lab", "health_seconds": 1000.0, "consistency": {"backend": "fa
 
 
 class Replica:
-    """Says that it is ready and has judged one rollout more each time."""
+    """Says that it is ready and has judged one rollout more with each answer."""
 
     def __init__(self, name: str) -> None:
         self.name, self.looks, self.hangs = name, 0, False
 
     async def health(self) -> Health:
-        self.looks += 1
         if self.hangs:
             await asyncio.Event().wait()
+        self.looks += 1
         return Health(self.name, State.READY, version="0123456789abcdef", counts={"requests": self.looks})
 
 
@@ -36,6 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> Cluster:
     for name in ("lab-consistency-0", "lab-consistency-1"):
         found.actors[name] = Remote(Replica(name))
     monkeypatch.setattr(registry_module, "ray", found)
+    monkeypatch.setattr(registry_module, "LOOK_SECONDS", 60.0)
     return found
 
 
@@ -56,13 +57,13 @@ def test_a_replica_that_is_gone_or_silent_keeps_its_last_counters(cluster: Clust
         registry = Registry(PLAIN)
         assert [one.state for one in await registry.look()] == [State.READY] * 2
         gone: Any = cluster.actors.pop("lab-consistency-0")
+        lost, there = await registry.look()
+        assert (lost.state, lost.message) == (State.UNREACHABLE, "Failed to look up actor with name 'lab-consistency-0'")
+        assert (lost.version, lost.counts, there.counts) == ("0123456789abcdef", {"requests": 1}, {"requests": 2})
         cluster.actors["lab-consistency-1"]._actor.hangs = True
         monkeypatch.setattr(registry_module, "LOOK_SECONDS", 0.05)
-        lost, silent = await registry.look()
-        assert (lost.state, lost.message) == (State.UNREACHABLE, "Failed to look up actor with name 'lab-consistency-0'")
-        assert (silent.state, silent.message) == (State.UNREACHABLE, "no answer within 0 s")
-        assert lost.counts == silent.counts == {"requests": 1}
-        assert lost.version == "0123456789abcdef"
+        _, silent = await registry.look()
+        assert (silent.state, silent.message, silent.counts) == (State.UNREACHABLE, "no answer within 0 s", {"requests": 2})
         cluster.actors["lab-consistency-0"] = gone
         monkeypatch.setattr(registry_module, "LOOK_SECONDS", 60.0)
         cluster.actors["lab-consistency-1"]._actor.hangs = False

@@ -15,6 +15,8 @@ from faithful_rl.judge_pool.replica import Replica
 from faithful_rl.judges.backend import JudgeFailure
 from faithful_rl.types import Reason, Score
 
+LONG = 1000.0  # seconds nobody waits for: a test that hangs is ended by its timeout
+
 
 class Built:
     """A replica and the backends that it built."""
@@ -24,7 +26,7 @@ class Built:
         self.answer: Callable[[Any], Awaitable[Any]] | None = None
         self.moods: list[str] = []
         limits = settings.pop("limits", {})
-        plain = {"health_seconds": settings.pop("health_seconds", 1000.0), judge: {"backend": "test", **settings}, "limits": limits}
+        plain = {"health_seconds": settings.pop("health_seconds", LONG), judge: {"backend": "test", **settings}, "limits": limits}
         self.replica = Replica(judge, 0, plain, build=self.build, export_metrics=False)
 
     def build(self, settings: Any) -> Any:
@@ -44,10 +46,10 @@ class Built:
 def test_it_starts_by_itself_and_answers() -> None:
     async def run() -> None:
         built = Built()
-        early = await built.replica.ask(request(), "a", 1.0)
+        early = await built.replica.ask(request(), "a", LONG)
         assert early.retry_after == 0.5, "still starting: come back"
         replica = await built.ready()
-        answer = await replica.ask(request(), "a", 1.0)
+        answer = await replica.ask(request(), "a", LONG)
         assert answer.verdict == Score(1.0)
         assert answer.version == "0123456789abcdef"
         health = await replica.health()
@@ -63,7 +65,7 @@ def test_it_starts_by_itself_and_answers() -> None:
 def test_the_grounding_judge_gives_sentences() -> None:
     async def run() -> None:
         replica = await Built("grounding").ready()
-        assert (await replica.ask(request(), "a", 1.0)).verdict == SENTENCES
+        assert (await replica.ask(request(), "a", LONG)).verdict == SENTENCES
 
     asyncio.run(run())
 
@@ -84,7 +86,7 @@ def test_failures_have_a_reason_and_one_clean_line(
 ) -> None:
     async def run() -> None:
         replica = await Built(judge, mood=mood).ready()
-        answer = await replica.ask(request(images=(b"\x89PNG secret pixels",)), "a", 0.02)
+        answer = await replica.ask(request(images=(b"\x89PNG secret pixels",)), "a", 0.02 if mood == "slow" else LONG)
         assert (answer.verdict, answer.failure, answer.retryable) == (None, reason, retryable)
         assert (await replica.health()).counts["unscored"] == {reason.name.lower(): 1}
 
@@ -100,7 +102,7 @@ def test_failures_have_a_reason_and_one_clean_line(
 def test_a_busy_endpoint_is_a_refusal_and_no_failure() -> None:
     async def run() -> None:
         replica = await Built("grounding", mood="busy").ready()
-        answer = await replica.ask(request(), "a", 1.0)
+        answer = await replica.ask(request(), "a", LONG)
         assert (answer.verdict, answer.retry_after, answer.failure, answer.draining) == (None, 0.01, Reason.JUDGE_UNAVAILABLE, False)
         counts = (await replica.health()).counts
         assert (counts["refused"], counts["unscored"]) == (1, {})
@@ -119,13 +121,13 @@ def test_an_endpoint_that_asks_for_a_rest_gets_it_from_every_rollout() -> None:
 
         built.answer = answer
         replica = await built.ready()
-        assert (await replica.ask(request("first"), "a", 1.0)).retry_after == 30.0
-        second = await replica.ask(request("second"), "b", 1.0)
+        assert (await replica.ask(request("first"), "a", LONG)).retry_after == 30.0
+        second = await replica.ask(request("second"), "b", LONG)
         assert second.retry_after is not None
         assert 0.0 < second.retry_after <= 30.0
         assert built.backends[0].seen == ["first"]
         replica._busy_until = 0.0  # the rest is over
-        assert (await replica.ask(request("second"), "b", 1.0)).verdict == Score(1.0)
+        assert (await replica.ask(request("second"), "b", LONG)).verdict == Score(1.0)
 
     asyncio.run(run())
 
@@ -133,7 +135,7 @@ def test_an_endpoint_that_asks_for_a_rest_gets_it_from_every_rollout() -> None:
 def test_an_unscored_verdict_is_an_answer() -> None:
     async def run() -> None:
         replica = await Built("grounding", mood="unscored").ready()
-        assert (await replica.ask(request(), "a", 1.0)).verdict == Score(None, Reason.NOTHING_TO_JUDGE)
+        assert (await replica.ask(request(), "a", LONG)).verdict == Score(None, Reason.NOTHING_TO_JUDGE)
 
     asyncio.run(run())
 
@@ -149,13 +151,13 @@ def test_a_full_queue_refuses_and_says_when_to_return() -> None:
 
         built.answer = answer
         replica = await built.ready()
-        tasks = [asyncio.create_task(replica.ask(request(f"q{number}"), "a", 10.0)) for number in range(3)]
+        tasks = [asyncio.create_task(replica.ask(request(f"q{number}"), "a", LONG)) for number in range(3)]
         for _ in range(3):
             await asyncio.sleep(0)
-        refused = await replica.ask(request("q3"), "a", 10.0)
+        refused = await replica.ask(request("q3"), "a", LONG)
         assert refused.retry_after is not None
         assert (refused.verdict, refused.failure, refused.load, refused.draining) == (None, None, 3, False)
-        late = asyncio.create_task(replica.ask(request("q4"), "b", 10.0))  # another client gets its share
+        late = asyncio.create_task(replica.ask(request("q4"), "b", LONG))  # another client gets its share
         await asyncio.sleep(0)
         health = await replica.health()
         assert health.waiting == {"a": 1, "b": 1}
@@ -176,12 +178,12 @@ def test_a_backend_that_does_not_start_is_told_and_tried_again() -> None:
         health = await built.replica.health()
         assert health.state is State.FAILED
         assert health.message == "grounding.base_url: found no answer at http://127.0.0.1:1, expected a running endpoint. Start it."
-        answer = await built.replica.ask(request(), "a", 1.0)
+        answer = await built.replica.ask(request(), "a", LONG)
         assert (answer.failure, answer.retryable) == (Reason.JUDGE_UNAVAILABLE, True)
         assert built.backends[0].closed, "what was half started is ended"
         while (await built.replica.health()).state is not State.READY:
             await asyncio.sleep(0.001)
-        assert (await built.replica.ask(request(), "a", 1.0)).verdict == SENTENCES
+        assert (await built.replica.ask(request(), "a", LONG)).verdict == SENTENCES
 
     asyncio.run(run())
 
@@ -196,8 +198,8 @@ def test_an_unhealthy_backend_is_built_anew(monkeypatch: pytest.MonkeyPatch) -> 
         assert built.backends[0].closed
         while (await replica.health()).state is not State.READY:
             await asyncio.sleep(0.001)
-        assert (await replica.ask(request(), "a", 1.0)).verdict == Score(1.0)
-        await replica.drain(1.0)
+        assert (await replica.ask(request(), "a", LONG)).verdict == Score(1.0)
+        await replica.drain(LONG)
 
     monkeypatch.setattr(replica_module, "UNHEALTHY_LOOKS", 2)
     asyncio.run(run())
@@ -214,11 +216,11 @@ def test_drain_finishes_and_reports_what_is_left() -> None:
 
         built.answer = answer
         replica = await built.ready()
-        tasks = [asyncio.create_task(replica.ask(request(f"q{number}"), "a", 10.0)) for number in range(3)]
+        tasks = [asyncio.create_task(replica.ask(request(f"q{number}"), "a", LONG)) for number in range(3)]
         await asyncio.sleep(0)
         draining = asyncio.create_task(replica.drain(seconds))
         await asyncio.sleep(0)
-        late = await replica.ask(request("late"), "a", 10.0)
+        late = await replica.ask(request("late"), "a", LONG)
         assert (late.draining, late.verdict) == (True, None)
         if seconds:
             go.set()
@@ -229,5 +231,5 @@ def test_drain_finishes_and_reports_what_is_left() -> None:
         assert built.backends[0].closed
         return report
 
-    assert asyncio.run(run(10.0)) == {"left": 0}
+    assert asyncio.run(run(LONG)) == {"left": 0}
     assert asyncio.run(run(0.0)) == {"left": 3}

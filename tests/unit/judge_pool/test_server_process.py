@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -19,6 +20,7 @@ from faithful_rl.judge_pool.vllm_process import HOST, KEEPER, Log, PortReservati
 from faithful_rl.judge_pool.vllm_settings import VllmSettings
 
 SECONDS = 60.0  # for anything that a test waits for, on a busy machine
+Start = Callable[[str, Path], ServerProcess]
 
 # Answers every GET with 200 and has a child of its own, whose number it prints; both set SO_REUSEADDR as vLLM does.
 SERVER = """
@@ -53,12 +55,19 @@ sys.stdin.read()
 """
 
 
-def start(program: str, log: Path) -> ServerProcess:
-    reservation = PortReservation()
-    command = [sys.executable, "-c", program, str(reservation.port)]
-    server = ServerProcess(command, reservation.port, dict(os.environ), log)
-    reservation.release()
-    return server
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """A function that starts a program on a port of its own, which nobody else is given before the test has ended."""
+    reservations = []
+
+    def started(program: str, log: Path) -> ServerProcess:
+        reservations.append(PortReservation())
+        port = reservations[-1].port
+        return ServerProcess([sys.executable, "-c", program, str(port)], port, dict(os.environ), log)
+
+    yield started
+    for reservation in reservations:
+        reservation.release()
 
 
 def group(leader: int) -> list[psutil.Process]:
@@ -78,7 +87,7 @@ def gone(members: list[psutil.Process]) -> bool:
     return all(process.status() == psutil.STATUS_ZOMBIE for process in alive)
 
 
-def test_a_healthy_server_answers_and_close_ends_all_of_it(tmp_path: Path) -> None:
+def test_a_healthy_server_answers_and_close_ends_all_of_it(start: Start, tmp_path: Path) -> None:
     server = start(SERVER, tmp_path / "logs" / "server.log")
     asyncio.run(server.wait_until_healthy(SECONDS))
     assert server.alive()
@@ -122,7 +131,7 @@ def test_a_server_of_another_address_answers_there_alone_and_knows_its_key(tmp_p
     assert said == [(errno.ECONNREFUSED, settings.served_name(), "0")], "the key is no part of the model's name"
 
 
-def test_a_server_that_ignores_the_request_to_end_is_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_ignores_the_request_to_end_is_killed(start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm_process, "TERMINATE_SECONDS", 0.5)
     server = start(STUBBORN, tmp_path / "server.log")
     asyncio.run(server.wait_until_healthy(SECONDS))
@@ -131,7 +140,7 @@ def test_a_server_that_ignores_the_request_to_end_is_killed(tmp_path: Path, monk
     assert gone(members)
 
 
-def test_a_server_that_ends_takes_its_children_along(tmp_path: Path) -> None:
+def test_a_server_that_ends_takes_its_children_along(start: Start, tmp_path: Path) -> None:
     server = start(SERVER, tmp_path / "server.log")
     asyncio.run(server.wait_until_healthy(SECONDS))
     members = group(server.pid)
@@ -143,7 +152,7 @@ def test_a_server_that_ends_takes_its_children_along(tmp_path: Path) -> None:
     server.close_now()
 
 
-def test_a_keeper_that_is_killed_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_a_keeper_that_is_killed_leaves_nothing_behind(start: Start, tmp_path: Path) -> None:
     server = start(SERVER, tmp_path / "server.log")
     asyncio.run(server.wait_until_healthy(SECONDS))
     members = group(server.pid)
@@ -172,7 +181,7 @@ def test_the_server_dies_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         owner.stdout.close()
 
 
-def test_a_failed_start_quotes_cause_and_end_of_this_start_only(tmp_path: Path) -> None:
+def test_a_failed_start_quotes_cause_and_end_of_this_start_only(start: Start, tmp_path: Path) -> None:
     log = tmp_path / "server.log"
     log.write_text("RuntimeError: of an earlier start\n")  # is emptied
     server = start(FAILING, log)
@@ -215,7 +224,7 @@ def test_the_line_of_a_log_that_tells_most(tmp_path: Path, lines: tuple[str, ...
     assert Log(tmp_path / "absent").cause() == ""
 
 
-def test_a_server_that_never_answers_is_given_up(tmp_path: Path) -> None:
+def test_a_server_that_never_answers_is_given_up(start: Start, tmp_path: Path) -> None:
     server = start("import signal; signal.pause()", tmp_path / "server.log")
     with pytest.raises(ServerError) as failed:
         asyncio.run(server.wait_until_healthy(0.2))

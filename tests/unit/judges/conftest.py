@@ -10,15 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
-from hypothesis import settings
 from PIL import Image
 
 from faithful_rl.judges.chat import Completion
 from faithful_rl.judges.request import JudgeRequest
-
-# The same examples in every run, and no deadline: a busy machine is not a defect.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
 
 
 def encoded(colour: tuple[int, int, int] = (200, 30, 30), size: tuple[int, int] = (28, 14), form: str = "PNG") -> bytes:

@@ -61,7 +61,7 @@ def test_the_scene_backend_gives_exact_verdicts(ask: Any) -> None:
             reasoning="The red circle is in the upper left. The red circle is right of the blue square. So the answer is left.",
             scene_json=SCENE,
         )
-        found = await backend.consistency(request, 1.0), await backend.grounding(request, 1.0), await backend.healthy()
+        found = await backend.consistency(request, 60.0), await backend.grounding(request, 60.0), await backend.healthy()
         await backend.close()
         return *found, backend.usage().calls, backend.version()
 
@@ -97,7 +97,7 @@ def test_the_fake_gives_the_same_valid_verdicts_every_time(ask: Any, through_pro
     async def run() -> Any:
         backend = build_backend(settings)
         await backend.start()
-        found = await backend.consistency(request, 5.0), await backend.grounding(request, 5.0), backend.usage().calls
+        found = await backend.consistency(request, 60.0), await backend.grounding(request, 60.0), backend.usage().calls
         await backend.close()
         return found
 
@@ -112,7 +112,7 @@ def test_the_fake_gives_the_same_valid_verdicts_every_time(ask: Any, through_pro
 @pytest.mark.parametrize("mode", ["per_sentence", "per_rollout"])
 def test_the_fake_speaks_both_modes(ask: Any, mode: str) -> None:
     backend = build_backend({"backend": "fake", "latency_seconds": 0.0, "through_prompts": True, "mode": mode})
-    verdicts = asyncio.run(backend.grounding(ask(), 5.0))
+    verdicts = asyncio.run(backend.grounding(ask(), 60.0))
     assert isinstance(verdicts, list)
     assert semantic_grounding_score(verdicts).reason in (Reason.SCORED, Reason.NOTHING_TO_JUDGE)
 
@@ -124,7 +124,7 @@ def test_the_fake_fails_in_turn(ask: Any) -> None:
         found = []
         for _ in range(8):
             try:
-                found.append((await backend.consistency(ask(), 5.0)).reason)
+                found.append((await backend.consistency(ask(), 60.0)).reason)
             except JudgeFailure as failure:
                 found.append(failure.reason)
         return found

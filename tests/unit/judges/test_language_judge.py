@@ -45,7 +45,7 @@ def rollout_words(text: str) -> str:
 @pytest.mark.parametrize(("mode", "script", "calls"), [("per_sentence", sentence_words, 4), ("per_rollout", rollout_words, 1)])
 def test_both_modes_give_the_verdicts_worked_by_hand(ask: Any, scripted: Any, mode: str, script: Any, calls: int) -> None:
     chat = scripted(script)
-    verdicts = asyncio.run(judge(chat, mode=mode).grounding(ask(reasoning=REASONING), 10.0))
+    verdicts = asyncio.run(judge(chat, mode=mode).grounding(ask(reasoning=REASONING), 60.0))
 
     assert isinstance(verdicts, list)
     assert [one.verdict for one in verdicts] == [CORRECT, INCORRECT, SKIP, CORRECT]
@@ -57,22 +57,22 @@ def test_both_modes_give_the_verdicts_worked_by_hand(ask: Any, scripted: Any, mo
 
 def test_wishes_bind_the_answer(ask: Any, scripted: Any) -> None:
     chat = scripted(lambda text: "CORRECT")
-    asyncio.run(judge(chat).grounding(ask(), 10.0))
+    asyncio.run(judge(chat).grounding(ask(), 60.0))
     chat_rollout = scripted(lambda text: '{"1": "SKIP"}')
-    asyncio.run(judge(chat_rollout, mode="per_rollout").grounding(ask(), 10.0))
+    asyncio.run(judge(chat_rollout, mode="per_rollout").grounding(ask(), 60.0))
     chat_consistency = scripted(lambda text: "YES")
-    asyncio.run(judge(chat_consistency).consistency(ask(), 10.0))
+    asyncio.run(judge(chat_consistency).consistency(ask(), 60.0))
 
     assert (chat.calls[0]["choices"], chat.calls[0]["json_schema"]) == (("CORRECT", "INCORRECT", "SKIP"), None)
     assert chat_rollout.calls[0]["choices"] is None
     assert chat_rollout.calls[0]["json_schema"]["required"] == ["1"]
     assert chat_consistency.calls[0]["choices"] == ("YES", "NO")
-    assert 0 < chat.calls[0]["deadline"] <= 10.0
+    assert 0 < chat.calls[0]["deadline"] <= 60.0
 
 
 @pytest.mark.parametrize(("word", "score"), [("YES", Score(1.0)), ("NO", Score(0.0)), (" NO\n", Score(0.0))])
 def test_consistency(ask: Any, scripted: Any, word: str, score: Score) -> None:
-    assert asyncio.run(judge(scripted(lambda text: word)).consistency(ask(), 10.0)) == score
+    assert asyncio.run(judge(scripted(lambda text: word)).consistency(ask(), 60.0)) == score
 
 
 @pytest.mark.parametrize(
@@ -80,14 +80,14 @@ def test_consistency(ask: Any, scripted: Any, word: str, score: Score) -> None:
 )
 def test_nothing_entails_nothing(ask: Any, scripted: Any, changes: dict[str, str]) -> None:
     chat = scripted(lambda text: "YES")
-    assert asyncio.run(judge(chat).consistency(ask(**changes), 10.0)) == Score(0.0)
+    assert asyncio.run(judge(chat).consistency(ask(**changes), 60.0)) == Score(0.0)
     assert chat.calls == []
 
 
 @pytest.mark.parametrize("reasoning", ["", "  ", "So the answer is A.", "Let me think. 2 + 2 = 4.", "\u200b"])
 def test_nothing_left_to_judge_is_an_empty_list(ask: Any, scripted: Any, reasoning: str) -> None:
     chat = scripted(lambda text: "CORRECT")
-    verdicts = asyncio.run(judge(chat).grounding(ask(reasoning=reasoning, images=()), 10.0))
+    verdicts = asyncio.run(judge(chat).grounding(ask(reasoning=reasoning, images=()), 60.0))
     assert verdicts == []
     assert semantic_grounding_score(verdicts) == Score(None, Reason.NOTHING_TO_JUDGE)
     assert chat.calls == []
@@ -108,7 +108,7 @@ def test_what_cannot_be_judged_is_unscored_and_said_so(
     ask: Any, scripted: Any, caplog: pytest.LogCaptureFixture, changes: dict[str, Any], message: str
 ) -> None:
     chat = scripted(lambda text: "CORRECT")
-    assert asyncio.run(judge(chat).grounding(ask(dataset="d", **changes), 10.0)) == Score(None, Reason.JUDGE_ERROR)
+    assert asyncio.run(judge(chat).grounding(ask(dataset="d", **changes), 60.0)) == Score(None, Reason.JUDGE_ERROR)
 
     assert chat.calls == []
     (record,) = caplog.records
@@ -119,25 +119,25 @@ def test_what_cannot_be_judged_is_unscored_and_said_so(
 
 def test_a_cut_off_image_among_good_ones_is_named(ask: Any, scripted: Any, picture: Any, caplog: pytest.LogCaptureFixture) -> None:
     images = (picture(), picture(size=(200, 200), form="JPEG")[:600])
-    assert asyncio.run(judge(scripted(lambda text: "CORRECT")).grounding(ask(images=images), 10.0)) == Score(None, Reason.JUDGE_ERROR)
+    assert asyncio.run(judge(scripted(lambda text: "CORRECT")).grounding(ask(images=images), 60.0)) == Score(None, Reason.JUDGE_ERROR)
     assert "image 2 of 2: 600 bytes that are no readable image" in caplog.text
 
 
 def test_a_hundred_thousand_characters_are_unscored_for_consistency_too(ask: Any, scripted: Any) -> None:
     chat = scripted(lambda text: "YES")
-    assert asyncio.run(judge(chat).consistency(ask(reasoning="The red circle. " * 6250), 10.0)) == Score(None, Reason.JUDGE_ERROR)
+    assert asyncio.run(judge(chat).consistency(ask(reasoning="The red circle. " * 6250), 60.0)) == Score(None, Reason.JUDGE_ERROR)
     assert chat.calls == []
 
 
 def test_white_space_does_not_make_a_reasoning_long(ask: Any, scripted: Any) -> None:
     reasoning = "The red circle is left." + " " * 100_000 + "So the answer is A."
-    assert asyncio.run(judge(scripted(lambda text: "YES")).consistency(ask(reasoning=reasoning), 10.0)) == Score(1.0)
+    assert asyncio.run(judge(scripted(lambda text: "YES")).consistency(ask(reasoning=reasoning), 60.0)) == Score(1.0)
 
 
 def test_images_keep_their_order(ask: Any, scripted: Any, picture: Any) -> None:
     first, second, third = picture((1, 1, 1)), picture((2, 2, 2), form="BMP"), picture((3, 3, 3), form="WEBP")
     chat = scripted(lambda text: "CORRECT")
-    asyncio.run(judge(chat).grounding(ask(images=(first, second, third, first)), 10.0))
+    asyncio.run(judge(chat).grounding(ask(images=(first, second, third, first)), 60.0))
 
     urls = [part["image_url"]["url"] for part in chat.calls[0]["messages"][1]["content"][:-1]]
     assert len(urls) == 4
@@ -154,7 +154,7 @@ def test_nonsense_is_a_failure_worth_another_try_and_not_kept(ask: Any, scripted
         own, found = judge(chat), []
         for _ in range(2):
             with pytest.raises(JudgeFailure) as caught:
-                await own.consistency(ask(), 10.0)
+                await own.consistency(ask(), 60.0)
             found.append(caught.value)
         return found
 
@@ -176,9 +176,9 @@ def test_one_sentence_without_a_verdict_fails_the_rollout_and_the_others_are_kep
     async def again() -> Any:
         own = judge(chat)
         with pytest.raises(JudgeFailure, match="gone"):
-            await own.grounding(ask(reasoning=REASONING), 10.0)
+            await own.grounding(ask(reasoning=REASONING), 60.0)
         broken["now"] = False
-        return await own.grounding(ask(reasoning=REASONING), 10.0), own.usage()
+        return await own.grounding(ask(reasoning=REASONING), 60.0), own.usage()
 
     verdicts, usage = asyncio.run(again())
     assert [one.verdict for one in verdicts] == [CORRECT, INCORRECT, SKIP, CORRECT]
@@ -196,12 +196,12 @@ def test_equal_questions_on_their_way_share_one_call_and_later_ones_the_cache(as
 
         chat = scripted(lambda text: slowly())
         own = judge(chat)
-        waiting = [asyncio.create_task(own.consistency(ask(uid=f"u{number}"), 10.0)) for number in range(5)]
+        waiting = [asyncio.create_task(own.consistency(ask(uid=f"u{number}"), 60.0)) for number in range(5)]
         await asked.wait()
         gate.set()
         scores = await asyncio.gather(*waiting)
-        scores.append(await own.consistency(ask(uid="later"), 10.0))
-        await own.consistency(ask(answer="B"), 10.0)
+        scores.append(await own.consistency(ask(uid="later"), 60.0))
+        await own.consistency(ask(answer="B"), 60.0)
         return scores, own.usage(), len(chat.calls)
 
     scores, usage, calls = asyncio.run(run())
@@ -222,9 +222,9 @@ def test_who_asks_later_with_more_time_asks_again_when_the_first_was_late(ask: A
         answers = [late(), "YES"]
         chat = scripted(lambda text: answers.pop(0))
         own = judge(chat)
-        first = asyncio.create_task(own.consistency(ask(), 5.0))
+        first = asyncio.create_task(own.consistency(ask(), 30.0))
         await asked.wait()
-        second = await own.consistency(ask(), 10.0)
+        second = await own.consistency(ask(), 60.0)
         with pytest.raises(JudgeFailure, match="late"):
             await first
         return second
@@ -243,12 +243,12 @@ def test_a_call_goes_on_when_the_asker_is_cancelled_and_its_answer_is_kept(ask: 
 
         chat = scripted(lambda text: slowly())
         own = judge(chat)
-        impatient = asyncio.create_task(own.consistency(ask(), 10.0))
+        impatient = asyncio.create_task(own.consistency(ask(), 60.0))
         await asked.wait()
         impatient.cancel()
         with pytest.raises(asyncio.CancelledError):
             await impatient
-        waiting = asyncio.create_task(own.consistency(ask(), 10.0))
+        waiting = asyncio.create_task(own.consistency(ask(), 60.0))
         gate.set()
         return await waiting, len(chat.calls)
 
@@ -287,7 +287,7 @@ def test_verdicts_are_shared_through_a_directory_and_checked_again(ask: Any, scr
     async def run(answer: str) -> tuple[Score, int]:
         chat = scripted(lambda text: answer)
         own = judge(chat, VerdictCache(10, tmp_path))
-        score = await own.consistency(ask(), 10.0)
+        score = await own.consistency(ask(), 60.0)
         await own.close()
         return score, len(chat.calls)
 

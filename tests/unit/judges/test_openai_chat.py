@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import socket
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from faithful_rl.config import ConfigError
+from faithful_rl.judges import openai_chat
 from faithful_rl.judges.backend import JudgeFailure, build_backend
 from faithful_rl.judges.chat import Completion
 from faithful_rl.judges.openai_chat import OpenAIChat
@@ -25,6 +27,7 @@ SCHEMA = {"type": "object"}
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(openai_chat, "HEALTH_SECONDS", 60.0)  # an endpoint of these tests that lives says so, if late
 
 
 def complete(chat: OpenAIChat, deadline: float = 30.0, **wishes: Any) -> Completion:
@@ -160,8 +163,16 @@ def test_start_waits_for_an_endpoint_that_is_busy(endpoint: Any) -> None:
         next(turns, None) or endpoint.well_behaved(path, body) if body else endpoint.well_behaved(path, body)
     )
     assert complete(OpenAIChat(endpoint.url, "judge-model")).text == "YES"
-    endpoint.reply = lambda path, body: (429, {}) if body else endpoint.well_behaved(path, body)
-    assert "answered 429" in str(started(OpenAIChat(endpoint.url, "judge-model", start_timeout_seconds=0.5)))
+    rests = iter(["0.01", "0.01", "30"])  # the last one is longer than the start may take
+
+    def busy(path: str, body: dict[str, Any]) -> tuple[int, Any]:
+        if not body:
+            return endpoint.well_behaved(path, body)
+        endpoint.retry_after = next(rests)
+        return 429, {}
+
+    endpoint.reply = busy
+    assert "answered 429" in str(started(OpenAIChat(endpoint.url, "judge-model", start_timeout_seconds=20.0)))
 
 
 @pytest.mark.parametrize(
@@ -210,8 +221,11 @@ def test_a_slow_endpoint_is_a_timeout(endpoint: Any) -> None:
 
 
 def test_waiting_for_a_slot_counts_against_the_deadline(endpoint: Any) -> None:
+    held = threading.Event()
+
     def hang(path: str, body: dict[str, Any]) -> tuple[int, Any]:
         if body.get("messages") == MESSAGES:
+            held.set()
             endpoint.ended.wait(60)
         return endpoint.well_behaved(path, body)
 
@@ -220,28 +234,37 @@ def test_waiting_for_a_slot_counts_against_the_deadline(endpoint: Any) -> None:
     async def run() -> list[Any]:
         chat = OpenAIChat(endpoint.url, "judge-model", concurrency=1)
         await chat.start()
-        asked = [chat.complete(MESSAGES, choices=None, json_schema=None, max_tokens=5, deadline=0.2) for _ in range(3)]
-        found = await asyncio.gather(*asked, return_exceptions=True)
+
+        def asked(deadline: float) -> Awaitable[Completion]:
+            return chat.complete(MESSAGES, choices=None, json_schema=None, max_tokens=5, deadline=deadline)
+
+        holder = asyncio.ensure_future(asked(600.0))
+        assert await asyncio.to_thread(held.wait, 60)
+        found = await asyncio.gather(asked(0.2), asked(0.2), return_exceptions=True)
+        holder.cancel()
+        await asyncio.gather(holder, return_exceptions=True)
         await chat.close()
         return found
 
-    assert [one.reason for one in asyncio.run(run())] == [Reason.JUDGE_TIMEOUT] * 3
+    assert [one.reason for one in asyncio.run(run())] == [Reason.JUDGE_TIMEOUT] * 2
     assert sum(body.get("messages") == MESSAGES for _, body in endpoint.requests) == 1
 
 
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """Bound, so that nobody else is given it, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
-def test_an_endpoint_that_goes_away_is_unavailable(endpoint: Any) -> None:
+def test_an_endpoint_that_goes_away_is_unavailable(endpoint: Any, dead_port: int) -> None:
     async def run() -> tuple[JudgeFailure, bool, bool]:
         chat = OpenAIChat(endpoint.url, "judge-model")
         await chat.start()
         before = await chat.healthy()
         await chat._client.close()
-        chat._client = chat._openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{free_port()}/v1", api_key="none", max_retries=0)
+        chat._client = chat._openai.AsyncOpenAI(base_url=f"http://127.0.0.1:{dead_port}/v1", api_key="none", max_retries=0)
         with pytest.raises(JudgeFailure) as caught:
             await chat.complete(MESSAGES, choices=None, json_schema=None, max_tokens=5, deadline=30.0)
         after = await chat.healthy()
@@ -335,8 +358,8 @@ def test_a_refused_key_is_said_kindly(endpoint: Any, monkeypatch: pytest.MonkeyP
     )
 
 
-def test_an_endpoint_that_is_down_is_said_kindly() -> None:
-    address = f"http://127.0.0.1:{free_port()}/v1"
+def test_an_endpoint_that_is_down_is_said_kindly(dead_port: int) -> None:
+    address = f"http://127.0.0.1:{dead_port}/v1"
     error = started(OpenAIChat(address, "judge-model", start_timeout_seconds=0.3))
     assert str(error).startswith(f"openai.base_url: found {address}, which did not answer within 0.3 s (")
     assert str(error).endswith(

@@ -9,13 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
 
 from faithful_rl.judges.calibration.attacks import load_attacks
-
-# The same examples in every run, and no deadline: a busy machine is not a defect.
-settings.register_profile("repeatable", derandomize=True, deadline=None)
-settings.load_profile("repeatable")
 
 PLACE = "The red circle is in the upper left."
 SIDE = "The red circle is left of the blue square."

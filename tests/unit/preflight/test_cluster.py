@@ -210,13 +210,13 @@ def test_a_cluster_that_does_not_answer_is_given_up(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_head_that_is_gone_is_told_without_asking_ray(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    monkeypatch.setenv("RAY_ADDRESS", address)
     monkeypatch.setattr(cluster.subprocess, "Popen", lambda *given, **options: pytest.fail("asked"))
-    with pytest.raises(ConfigError, match=rf"RAY_ADDRESS: found {address}, which cannot be joined \(no connection within 5 s: "):
-        check()
+    with socket.socket() as bound:  # bound, and nobody listens
+        bound.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{bound.getsockname()[1]}"
+        monkeypatch.setenv("RAY_ADDRESS", address)
+        with pytest.raises(ConfigError, match=rf"RAY_ADDRESS: found {address}, which cannot be joined \(no connection within 5 s: "):
+            check()
 
 
 def test_without_an_address_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ def judged(consistency: str, grounding: str, **judges: Any) -> FaithfulRLConfig:
     return FaithfulRLConfig(recipe="mine", judges=JudgesConfig(consistency=one, grounding=other, **judges))
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+@pytest.fixture
+def dead_port() -> Iterator[int]:
+    """Bound, so that nobody else is given it, and nobody listens."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield int(bound.getsockname()[1])
 
 
 def test_an_endpoint_that_listens_is_nothing_to_tell() -> None:
@@ -28,8 +31,8 @@ def test_an_endpoint_that_listens_is_nothing_to_tell() -> None:
         assert endpoints.warnings(judged(url, url)) == []
 
 
-def test_a_closed_port_is_told_once_for_both_judges() -> None:
-    url = f"http://127.0.0.1:{free_port()}/v1"
+def test_a_closed_port_is_told_once_for_both_judges(dead_port: int) -> None:
+    url = f"http://127.0.0.1:{dead_port}/v1"
     (line,) = endpoints.warnings(judged(url, url))
     assert line.startswith(f"{url}, which judges consistency and grounding, takes no connection from here (Connection refused). Start it")
 
@@ -44,7 +47,7 @@ def test_a_name_that_nobody_knows_is_told(monkeypatch: pytest.MonkeyPatch) -> No
     assert "takes no connection from here (Name or service not known)" in line
 
 
-def test_a_pool_and_exact_rules_are_not_asked() -> None:
-    url = f"http://127.0.0.1:{free_port()}/v1"
+def test_a_pool_and_exact_rules_are_not_asked(dead_port: int) -> None:
+    url = f"http://127.0.0.1:{dead_port}/v1"
     assert endpoints.warnings(judged(url, url, pool="default")) == []
     assert endpoints.warnings(FaithfulRLConfig(recipe="mine")) == []

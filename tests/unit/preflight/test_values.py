@@ -84,11 +84,19 @@ def test_engines_of_gpus_are_those_that_exist() -> None:
         values.check(tree, other.typed)
 
 
+@pytest.fixture
+def environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command sets variables for the rest of its process, which here is that of other tests as well."""
+    monkeypatch.setattr(main, "set_environment", lambda typed, run_dir: None)
+
+
+@pytest.mark.usefixtures("environment_stays")
 def test_a_mistake_ends_the_command_with_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["recipe=fgrpo_tiny", "mode=check", f"{ROLLOUT}.n=null"]) == 2
     assert capsys.readouterr().err == f"error: {ROLLOUT}.n: found null, expected a whole number >= 1. Change it.\n"
 
 
+@pytest.mark.usefixtures("environment_stays")
 def test_megatron_on_a_cpu_is_named_for_what_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["recipe=fgrpo_tiny", "mode=check", "training_engine=megatron"]) == 2
     assert "training_engine: found 'megatron', expected fsdp2, because the CPU world has only FSDP2." in capsys.readouterr().err

@@ -53,6 +53,11 @@ def test_the_headline_is_about_one_method_under_both_decodings(runs: list[Path])
     assert headline(replace(found, differences=())) == ()
 
 
+def test_one_seed_is_said_to_be_one(runs: list[Path]) -> None:
+    assert "another seed" not in markdown(compare(runs))
+    assert "With one seed an interval holds the questions' chance alone" in markdown(compare([run for run in runs if "seed0" in run.name]))
+
+
 def test_tables_and_json(runs: list[Path]) -> None:
     found = compare(runs)
     text = markdown(found)

@@ -17,9 +17,9 @@ def hang_in(folder: Path, details: dict[str, object] | None = None) -> None:
         released.set()
 
     watchdog = Watchdog(folder, limit_seconds=0.05, on_hang=on_hang, details=lambda: details or {})
-    watchdog.start()
     with watchdog.phase("step"), watchdog.phase("update_actor"):
-        released.wait(timeout=30)  # what a hanging remote call looks like from here
+        watchdog.start()  # here, so that the time cannot run out on the way into the inner phase
+        released.wait(timeout=60)  # what a hanging remote call looks like from here
     assert hung.is_set()
 
 
