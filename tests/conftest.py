@@ -40,10 +40,14 @@ LONGEST = (
 def fresh_log_levels() -> None:
     """What a test reads in `caplog` does not depend on which libraries the tests before it have imported or run.
 
-    Several of them configure the root logger of the whole process: Hydra's jobs, verl, vLLM.
+    Some configure the whole process. What vLLM's server imports (`model_hosting_container_standards`) raises the root logger to ERROR, and
+    every handler that stands there at this moment, pytest's own among them.
     """
     logging.disable(logging.NOTSET)
-    logging.getLogger().setLevel(logging.WARNING)
+    root = logging.getLogger()
+    root.setLevel(logging.WARNING)
+    for handler in root.handlers:
+        handler.setLevel(logging.NOTSET)
     for name in ["faithful_rl", *logging.root.manager.loggerDict]:
         if name.split(".")[0] == "faithful_rl":
             own = logging.getLogger(name)
