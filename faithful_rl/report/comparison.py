@@ -284,9 +284,10 @@ def headline(found: Comparison) -> tuple[str, ...]:
     """
     gaps = {decoding: found.measured_differences(decoding, "inconsistency_rate") for decoding in found.estimates}
     first = next((of_method for of_method in gaps.values() if of_method), {})
+    told = min(first, key=lambda name: first[name].bootstrap.value, default="")
     sentences = []
     for decoding, by_method in found.estimates.items():
-        best = gaps[decoding].get(min(first, key=lambda name: first[name].bootstrap.value, default=""))
+        best = gaps[decoding].get(told)
         if best is None:
             continue
         accuracy = found.difference(best.method, decoding, "accuracy")
@@ -296,8 +297,8 @@ def headline(found: Comparison) -> tuple[str, ...]:
         text += f", against {100 * theirs['inconsistency_rate'].value:.1f}% of {found.baseline}"
         text += "" if best.bootstrap.excludes_zero else " (no measurable difference)"
         if accuracy is not None and not math.isnan(accuracy.bootstrap.value):
-            told = f"{100 * ours['accuracy'].value:.1f}% against {100 * theirs['accuracy'].value:.1f}%"
-            text += f"; accuracy is {told}" + ("" if accuracy.bootstrap.excludes_zero else ", no measurable difference")
+            values = f"{100 * ours['accuracy'].value:.1f}% against {100 * theirs['accuracy'].value:.1f}%"
+            text += f"; accuracy is {values}" + ("" if accuracy.bootstrap.excludes_zero else ", no measurable difference")
         sentences.append(f"{text}.")
     lacking = [
         f"{name} of {method}, {DECODING_LABELS[decoding]}: {covered[key].text}"
